@@ -1,0 +1,277 @@
+//! The one error type of all crates.
+//!
+//! Invariants: every error has a stable [`Code`]; the code alone decides advice, retry and exit status, so the
+//! same failure reads the same wherever it is met. Messages say what happened and name the thing it happened
+//! to; they never hold a secret (addresses are redacted by whoever makes the message).
+
+use std::error::Error as StdError;
+use std::fmt;
+
+/// The result of everything that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Whether the same call may succeed later without anybody changing anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// Trying again is pointless until something is changed.
+    No,
+    /// A passing condition: the same call may succeed later.
+    Later,
+}
+
+macro_rules! codes {
+    ($( $(#[$doc:meta])* $name:ident, $retry:ident, $exit:literal, $advice:literal; )*) => {
+        /// Stable error codes. Each has an entry in `docs/errors.md`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Code { $( $(#[$doc])* $name, )* }
+
+        impl Code {
+            /// Every code, in the order of the documentation.
+            pub const ALL: &'static [Code] = &[ $( Code::$name, )* ];
+
+            /// The stable text of the code, as shown to people and in JSON.
+            #[must_use]
+            pub fn as_str(self) -> &'static str { match self { $( Code::$name => stringify!($name), )* } }
+
+            /// What to do about it, in a sentence or two.
+            #[must_use]
+            pub fn advice(self) -> &'static str { match self { $( Code::$name => $advice, )* } }
+
+            /// Whether trying again without a change can help.
+            #[must_use]
+            pub fn retry(self) -> Retry { match self { $( Code::$name => Retry::$retry, )* } }
+
+            /// The exit status of a command that ends with this error.
+            #[must_use]
+            pub fn exit(self) -> u8 { match self { $( Code::$name => $exit, )* } }
+        }
+    };
+}
+
+codes! {
+    // --- how a command was called
+    /// The words of a command do not fit.
+    Usage, No, 2, "Run the command with --help to see what it takes.";
+    /// A value (a name, a number, a path) is not of the form it must have.
+    InvalidValue, No, 2, "Correct the value and run the command again.";
+    /// The user or another process asked for the work to stop.
+    Cancelled, Later, 130, "Nothing was lost. Run the command again when you want it done.";
+    /// A question needs an answer and there is no terminal to ask on.
+    ConfirmationNeeded, No, 2, "Run it on a terminal, or add --yes to agree beforehand.";
+
+    // --- what was not found
+    /// No app of that name.
+    AppNotFound, No, 4, "`backstay list` shows the known apps; `backstay backup PATH` adopts a folder as a new one.";
+    /// No recovery point that matches.
+    PointNotFound, No, 4, "`backstay list APP` shows the points; give an id, a unique prefix, latest, latest~2 or a time.";
+    /// More than one recovery point matches a prefix.
+    PointAmbiguous, No, 4, "Give more characters of the id.";
+    /// A path that is not in the recovery point.
+    PathNotFound, No, 4, "`backstay files APP POINT` lists what the point holds.";
+    /// No job of that id.
+    JobNotFound, No, 4, "`backstay job list` shows the jobs.";
+    /// There is no vault at the place named.
+    VaultNotFound, No, 4, "Check the place. `backstay vault init` makes a new vault; it never does so by itself where one was expected.";
+    /// An object that should exist is not in the storage.
+    ObjectNotFound, No, 1, "Run `backstay vault check` to see what is missing and which points are affected.";
+
+    // --- state and locks
+    /// A name is in use for something else.
+    AlreadyExists, No, 1, "Choose another name, or remove what has it.";
+    /// An object that must be new exists already in the storage.
+    ObjectExists, No, 1, "Another writer was faster. Look at what is there before writing again.";
+    /// Another job of the same app is running.
+    AppBusy, Later, 1, "Wait for the job that runs (`backstay job list`), or cancel it.";
+    /// Another program holds a lock on the vault that excludes this work.
+    VaultLocked, Later, 1, "Wait until the other program has finished. If its machine is gone for good, run `backstay vault unlock`.";
+    /// The lock or lease of this job was taken away while it worked.
+    LeaseLost, Later, 1, "Nothing was committed. Run the command again.";
+    /// The state directory is in use by a newer version or cannot be understood.
+    StateUnsupported, No, 1, "Use the newest version of Backstay that worked with this state. Nothing was changed.";
+    /// The state is damaged.
+    StateDamaged, No, 1, "Points are safe in the vault. Move the damaged file away; the catalog is rebuilt from the vault.";
+    /// The state could not be read or written.
+    StateAccess, No, 1, "Check that the folder exists, its owner, its mode and the free space.";
+    /// Two different things of that identity: a folder and an app, say.
+    Conflict, No, 1, "Look at both and decide which is meant; nothing was changed.";
+
+    // --- vault
+    /// No key in the vault opens with the password.
+    WrongPassword, No, 1, "Check the password. The recovery kit holds the one this machine uses.";
+    /// An object was altered or is broken: its authentication does not match.
+    VaultDamaged, No, 1, "Run `backstay vault check --read-data` to see what is affected, then `backstay vault repair`.";
+    /// A format newer than this program, or one it does not know.
+    VaultUnsupported, No, 1, "Use a newer version. Nothing was changed and nothing is damaged.";
+    /// A limit was reached that protects memory and time against hostile or absurd data.
+    LimitExceeded, No, 1, "The data is outside what this program accepts. See docs/errors.md for the limit.";
+    /// The last way into the vault would be removed.
+    LastKey, No, 1, "Add another key first.";
+
+    // --- storage
+    /// The place is full.
+    StorageFull, Later, 1, "Free space or give the vault another place. Earlier points are unharmed.";
+    /// The place refuses access.
+    StorageDenied, No, 1, "Check owner, mode and credentials of the place.";
+    /// The place cannot be reached or answers with a passing fault.
+    StorageUnavailable, Later, 1, "Check the connection and try again.";
+    /// Reading or writing failed in the storage.
+    StorageFailed, No, 1, "Check the disk or service (kernel log, service status). Earlier points are unharmed unless `vault check` says so.";
+
+    // --- file trees
+    /// A source path does not exist or is not a folder.
+    SourceNotFound, No, 4, "Check the path.";
+    /// A file or folder could not be read.
+    FileUnreadable, No, 3, "Give the user that runs Backstay the right to read it, or exclude it. The rest was saved.";
+    /// A file changed while it was read.
+    FileChanged, Later, 3, "The saved copy may mix old and new. The next backup reads it again.";
+    /// The target of a restore is not usable.
+    TargetUnusable, No, 1, "Name a folder that does not exist yet, or an empty one.";
+    /// Something could not be written in the target of a restore.
+    RestoreIncomplete, No, 3, "See the list of paths. Everything else was restored.";
+    /// Writing to the target failed for lack of space.
+    TargetFull, Later, 1, "Free space on the target's file system and run it again.";
+    /// A name or link in a point would lead outside the target.
+    UnsafePath, No, 1, "The entry was not restored. The point was not written by Backstay, or was tampered with.";
+    /// The point or the result is only part of what was asked for.
+    PartiallySucceeded, No, 3, "See the list of problems; everything else is complete.";
+
+    // --- recovery kit
+    /// The kit's passphrase is wrong or the file is not a kit.
+    KitUnreadable, No, 1, "Check the file and the passphrase.";
+
+    // --- everything else
+    /// The operating system refused something unexpected.
+    System, No, 1, "See the cause. If it looks like a mistake of Backstay, report it.";
+    /// A mistake in Backstay itself.
+    Internal, No, 1, "Please report it, with the command and this message.";
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl serde::Serialize for Code {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> std::result::Result<S::Ok, S::Error> {
+        s.serialize_str(self.as_str())
+    }
+}
+
+struct Inner {
+    code: Code,
+    message: String,
+    advice: Option<String>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+/// What went wrong: a stable code, what happened, what to do.
+///
+/// `Display` prints what happened only; the code, the advice and the causes are rendered by the caller that
+/// talks to a person.
+pub struct Error(Box<Inner>);
+
+impl Error {
+    /// An error with its code and what happened. The message starts with a capital and has no full stop.
+    #[must_use]
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Error(Box::new(Inner { code, message: message.into(), advice: None, source: None }))
+    }
+
+    /// Replaces the code's general advice by a better one for this case.
+    #[must_use]
+    pub fn advise(mut self, advice: impl Into<String>) -> Self {
+        self.0.advice = Some(advice.into());
+        self
+    }
+
+    /// Adds the cause.
+    #[must_use]
+    pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// Puts words before the message, so that an outer caller can say what it was doing.
+    #[must_use]
+    pub fn context(mut self, what: impl fmt::Display) -> Self {
+        self.0.message = format!("{what}: {}", self.0.message);
+        self
+    }
+
+    /// The stable code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        self.0.code
+    }
+
+    /// What happened.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// What to do.
+    #[must_use]
+    pub fn advice(&self) -> &str {
+        self.0.advice.as_deref().unwrap_or_else(|| self.0.code.advice())
+    }
+
+    /// The chain of causes, outermost first, as texts.
+    #[must_use]
+    pub fn causes(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        let mut next: Option<&(dyn StdError + 'static)> = self.source();
+        while let Some(cause) = next {
+            out.push(cause.to_string());
+            next = cause.source();
+        }
+        out
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.0.code, self.0.message)?;
+        for cause in self.causes() {
+            write!(f, "; because {cause}")?;
+        }
+        Ok(())
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|s| s as &(dyn StdError + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_chain_of_causes_is_told_in_order() {
+        let inner = Error::new(Code::StorageFull, "No space left in /vault");
+        let outer = Error::new(Code::StateAccess, "Cannot write the state").because(inner);
+        assert_eq!(outer.causes(), ["No space left in /vault"]);
+        assert_eq!(outer.context("Backup of blog").message(), "Backup of blog: Cannot write the state");
+    }
+
+    #[test]
+    fn every_code_has_distinct_text_and_advice_that_is_a_sentence() {
+        let mut seen = std::collections::HashSet::new();
+        for code in Code::ALL {
+            assert!(seen.insert(code.as_str()));
+            assert!(code.advice().ends_with('.'), "{code}");
+            assert!(matches!(code.exit(), 1..=4 | 130), "{code}");
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The words of Backstay as types.
+//!
+//! Invariants: no I/O, no threads, no clock. Everything here is a value that can be compared, printed and
+//! serialised; what a type means is said once, here, and used by every other crate.
+
+mod error;
+mod id;
+mod job;
+mod point;
+mod progress;
+
+pub use error::{Code, Error, Result, Retry};
+pub use id::{AppName, JobId, ParseIdError, PointId, Secret};
+pub use job::{Job, JobKind, JobState, Step};
+pub use point::{Origin, Point, PointStatus, Problem, ProblemKind};
+pub use progress::{Cancel, Counts, Phase, Progress, Silent};

@@ -1,0 +1,78 @@
+//! Bytes in a place.
+//!
+//! One trait, [`Storage`], with the contract that the vault's safety rests on; implementations differ only in
+//! where the bytes lie. Blocking by design: an implementation over a network owns its runtime.
+//!
+//! Invariants that every implementation keeps (held by the `conformance` suite):
+//! * An object is there whole or not at all; a reader never sees half of one, a crash never leaves half of one
+//!   under its name.
+//! * When `put` returns `Ok`, the object survives a power loss.
+//! * `Put::IfAbsent` is atomic: of several writers of one name, one succeeds.
+//! * Errors carry a code: absent ([`backstay_model::Code::ObjectNotFound`]), there already
+//!   (`ObjectExists`), full, denied, unavailable (may be retried), failed.
+
+use std::fmt;
+
+use backstay_model::{Code, Error, Result};
+
+/// How [`Storage::put`] treats an object that is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// Fails with `ObjectExists` and changes nothing.
+    IfAbsent,
+    /// Takes its place, atomically.
+    Replace,
+}
+
+/// An object in a listing.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Object {
+    /// Its name, relative to the place.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// A place that holds named, immutable byte strings.
+///
+/// Names are relative, `/`-separated, 1 to 512 bytes, parts of `[A-Za-z0-9._-]`, no part empty, `.` or `..`
+/// ([`check_name`]). All methods may be called from several threads at once.
+pub trait Storage: Send + Sync + fmt::Debug {
+    /// The place in words for messages, without secrets.
+    fn location(&self) -> String;
+
+    /// Stores an object and makes it durable.
+    fn put(&self, name: &str, bytes: &[u8], mode: Put) -> Result<()>;
+
+    /// The whole object.
+    fn get(&self, name: &str) -> Result<Vec<u8>>;
+
+    /// Exactly `len` bytes from `offset`; `StorageFailed` when the object is shorter.
+    fn get_range(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>>;
+
+    /// Its size in bytes.
+    fn size(&self, name: &str) -> Result<u64>;
+
+    /// Calls `each` for every object whose name starts with `folder` + `/` (all objects for an empty `folder`),
+    /// at any depth, in no particular order. Objects written or deleted meanwhile may be missed or shown.
+    /// What is not an object of this trait (temporary files, foreign names) is not shown.
+    fn list(&self, folder: &str, each: &mut dyn FnMut(Object) -> Result<()>) -> Result<()>;
+
+    /// Removes an object and makes that durable. Absent objects are `ObjectNotFound`.
+    fn delete(&self, name: &str) -> Result<()>;
+}
+
+/// Refuses names that are not of the form the trait takes.
+pub fn check_name(name: &str) -> Result<()> {
+    let part_ok = |p: &str| {
+        !p.is_empty()
+            && p != "."
+            && p != ".."
+            && p.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+    };
+    if name.len() <= 512 && name.split('/').all(part_ok) {
+        Ok(())
+    } else {
+        Err(Error::new(Code::InvalidValue, format!("`{}` is not an object name", name.escape_debug())))
+    }
+}
