@@ -109,6 +109,8 @@ codes! {
     LastKey, No, 1, "Add another key first.";
 
     // --- storage
+    /// The place itself (the folder of a vault, say) does not exist.
+    StorageNotFound, No, 4, "Check the place. If it lies on a disk or a share, see that it is mounted.";
     /// The place is full.
     StorageFull, Later, 1, "Free space or give the vault another place. Earlier points are unharmed.";
     /// The place refuses access.
