@@ -7,8 +7,20 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+
+mod host;
+
+pub use host::Host;
+
+/// Whether a name can be given to a [`FileSystem`]: one component, not empty, not `.` or `..`, without `/` and NUL.
+#[must_use]
+pub fn is_component(name: &OsStr) -> bool {
+    let bytes = name.as_bytes();
+    !bytes.is_empty() && bytes != b"." && bytes != b".." && !bytes.iter().any(|b| matches!(b, b'/' | 0))
+}
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -65,7 +77,8 @@ pub struct Stat {
     pub mtime: FileTime,
     /// Last change of content or metadata.
     pub ctime: FileTime,
-    /// Whether it is the root of a mount (another file system or a bind mount begins here).
+    /// Whether it is the root of a mount (another file system or a bind mount begins here). Kernels before 5.8
+    /// never say so: compare `device` with the parent's too.
     pub mount_root: bool,
 }
 
@@ -80,6 +93,26 @@ pub enum Rename {
     Exchange,
 }
 
+/// Opens a folder below `dir` component by component; each one must be a folder on the same mount as its parent,
+/// as far as `statx` tells.
+fn open_level_by_level<F: FileSystem + ?Sized>(
+    fs: &F,
+    dir: BorrowedFd<'_>,
+    path: &Path,
+) -> io::Result<OwnedFd> {
+    let device = fs.stat_handle(dir)?.device;
+    let mut at: Option<OwnedFd> = None;
+    for name in path.as_os_str().as_bytes().split(|b| *b == b'/') {
+        let next = fs.open_dir(at.as_ref().map_or(dir, AsFd::as_fd), OsStr::from_bytes(name))?;
+        let stat = fs.stat_handle(next.as_fd())?;
+        if stat.mount_root || stat.device != device {
+            return Err(rustix::io::Errno::XDEV.into());
+        }
+        at = Some(next);
+    }
+    at.ok_or_else(|| rustix::io::Errno::INVAL.into())
+}
+
 /// System calls on file systems. Errors are those of the kernel. Handles are real descriptors.
 pub trait FileSystem: Send + Sync + fmt::Debug {
     // --- reading
@@ -87,9 +120,18 @@ pub trait FileSystem: Send + Sync + fmt::Debug {
     fn open_root(&self, path: &Path) -> io::Result<OwnedFd>;
     /// Opens a folder inside a folder.
     fn open_dir(&self, dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd>;
+    /// Opens a folder any number of levels below `dir` (`path` is relative, of plain components). No component may
+    /// be a link (`ELOOP`, or `ENOTDIR`), no mount is entered (`EXDEV`).
+    ///
+    /// This body is the slower way for kernels without `openat2`; it is checked level by level.
+    fn open_dir_beneath(&self, dir: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
+        open_level_by_level(self, dir, path)
+    }
     /// Opens a regular file for reading without changing its access time where allowed; never blocks on a FIFO.
+    /// The entry may have been swapped since it was looked at: check [`FileSystem::stat_handle`] of the result.
     fn open_file(&self, dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd>;
     /// The names in a folder with the kind where the kernel gives it, in the kernel's order, without `.` and `..`.
+    /// The handle's position is used: not for two threads on one handle at once.
     fn entries(&self, dir: BorrowedFd<'_>) -> io::Result<Vec<(OsString, Option<Kind>)>>;
     /// About an entry of a folder.
     fn stat(&self, dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<Stat>;
@@ -129,8 +171,13 @@ pub trait FileSystem: Send + Sync + fmt::Debug {
         how: Rename,
     ) -> io::Result<()>;
     /// A second name for an entry (links are not followed).
-    fn link(&self, from: BorrowedFd<'_>, from_name: &OsStr, to: BorrowedFd<'_>, to_name: &OsStr)
-    -> io::Result<()>;
+    fn link(
+        &self,
+        from: BorrowedFd<'_>,
+        from_name: &OsStr,
+        to: BorrowedFd<'_>,
+        to_name: &OsStr,
+    ) -> io::Result<()>;
     /// Removes a name that is not a folder.
     fn unlink(&self, dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()>;
     /// Removes an empty folder.
@@ -147,14 +194,20 @@ pub trait FileSystem: Send + Sync + fmt::Debug {
     fn set_mode(&self, handle: BorrowedFd<'_>, mode: u32) -> io::Result<()>;
     /// Permission bits of an entry that is not a link (device nodes, FIFOs).
     fn set_mode_at(&self, dir: BorrowedFd<'_>, name: &OsStr, mode: u32) -> io::Result<()>;
-    /// Access (= modification) time of an open file or folder.
+    /// Modification time of an open file or folder; the access time is set to the same.
     fn set_times(&self, handle: BorrowedFd<'_>, mtime: FileTime) -> io::Result<()>;
     /// The same of an entry, links not followed.
     fn set_times_at(&self, dir: BorrowedFd<'_>, name: &OsStr, mtime: FileTime) -> io::Result<()>;
     /// Sets an extended attribute of an open file or folder.
     fn set_xattr(&self, handle: BorrowedFd<'_>, name: &OsStr, value: &[u8]) -> io::Result<()>;
-    /// The same of an entry that cannot be opened, links not followed.
-    fn set_xattr_at(&self, dir: BorrowedFd<'_>, name: &OsStr, entry: &OsStr, value: &[u8]) -> io::Result<()>;
+    /// The same of the entry `name` that cannot be opened, links not followed.
+    fn set_xattr_at(
+        &self,
+        dir: BorrowedFd<'_>,
+        name: &OsStr,
+        attribute: &OsStr,
+        value: &[u8],
+    ) -> io::Result<()>;
     /// Removes an extended attribute of an open file or folder.
     fn remove_xattr(&self, handle: BorrowedFd<'_>, name: &OsStr) -> io::Result<()>;
 }
