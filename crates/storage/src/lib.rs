@@ -11,9 +11,21 @@
 //! * Errors carry a code: absent ([`backstay_model::Code::ObjectNotFound`]), there already
 //!   (`ObjectExists`), full, denied, unavailable (may be retried), failed.
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+mod faulty;
+mod local;
+mod memory;
+mod place;
+
 use std::fmt;
 
 use backstay_model::{Code, Error, Result};
+
+pub use faulty::{Call, Fault, Faulty, Op, Rule};
+pub use local::Local;
+pub use memory::Memory;
+pub use place::{create, open};
 
 /// How [`Storage::put`] treats an object that is there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,13 +47,14 @@ pub struct Object {
 
 /// A place that holds named, immutable byte strings.
 ///
-/// Names are relative, `/`-separated, 1 to 512 bytes, parts of `[A-Za-z0-9._-]`, no part empty, `.` or `..`
-/// ([`check_name`]). All methods may be called from several threads at once.
+/// Names are relative, `/`-separated, 1 to 512 bytes, parts of `[A-Za-z0-9._-]`, no part empty, `.`, `..`, longer
+/// than 200 bytes or starting with `.tmp-` ([`check_name`]). All methods may be called from several threads at once.
 pub trait Storage: Send + Sync + fmt::Debug {
     /// The place in words for messages, without secrets.
     fn location(&self) -> String;
 
-    /// Stores an object and makes it durable.
+    /// Stores an object and makes it durable. After an error other than `ObjectExists` the object is there whole or
+    /// not at all; `ObjectExists` also says that the object that is there survives a power loss.
     fn put(&self, name: &str, bytes: &[u8], mode: Put) -> Result<()>;
 
     /// The whole object.
@@ -54,7 +67,8 @@ pub trait Storage: Send + Sync + fmt::Debug {
     fn size(&self, name: &str) -> Result<u64>;
 
     /// Calls `each` for every object whose name starts with `folder` + `/` (all objects for an empty `folder`),
-    /// at any depth, in no particular order. Objects written or deleted meanwhile may be missed or shown.
+    /// at any depth, in no particular order. Objects written or deleted meanwhile may be missed or shown. A folder
+    /// without objects is an empty listing; a place that is gone is an error.
     /// What is not an object of this trait (temporary files, foreign names) is not shown.
     fn list(&self, folder: &str, each: &mut dyn FnMut(Object) -> Result<()>) -> Result<()>;
 
@@ -62,12 +76,16 @@ pub trait Storage: Send + Sync + fmt::Debug {
     fn delete(&self, name: &str) -> Result<()>;
 }
 
+/// How the names of files in the making start. No object has such a name.
+pub(crate) const TEMPORARY: &str = ".tmp-";
+
 /// Refuses names that are not of the form the trait takes.
 pub fn check_name(name: &str) -> Result<()> {
     let part_ok = |p: &str| {
-        !p.is_empty()
+        (1..=200).contains(&p.len())
             && p != "."
             && p != ".."
+            && !p.starts_with(TEMPORARY)
             && p.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
     };
     if name.len() <= 512 && name.split('/').all(part_ok) {
@@ -75,4 +93,12 @@ pub fn check_name(name: &str) -> Result<()> {
     } else {
         Err(Error::new(Code::InvalidValue, format!("`{}` is not an object name", name.escape_debug())))
     }
+}
+
+/// The error of a ranged read that reaches beyond the end of an object.
+pub(crate) fn too_short(name: &str, size: u64, offset: u64, len: usize) -> Error {
+    Error::new(
+        Code::StorageFailed,
+        format!("The object {name} has {size} bytes, but {len} bytes from {offset} were asked for"),
+    )
 }
