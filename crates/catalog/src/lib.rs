@@ -1,1 +1,167 @@
-//! See the crate description.
+//! The state of Backstay: apps, points, jobs and leases.
+//!
+//! One trait, [`Catalog`], with the promises below; [`Sqlite`] keeps them in one file. The API is blocking: an
+//! implementation owns what runtime it needs.
+//!
+//! Invariants that every implementation keeps (held by [`conformance`]):
+//! * Each call is one transaction: killed at any moment, all of it happened or nothing.
+//! * At most one exclusive job per app runs. Every job has a fencing token greater than all before it; only who
+//!   shows the token may renew or end the job.
+//! * No job runs for ever: one whose lease ran out or whose process is gone is marked failed by the next call of
+//!   [`Catalog::expire_jobs`] or [`Catalog::begin_job`].
+//! * Points are a view of the vault: they may be lost and are read again from there. A power loss may take the last
+//!   records with it (they are not synced one by one), never the consistency of the rest.
+
+mod clock;
+pub mod conformance;
+mod lease;
+mod owner;
+mod sqlite;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use backstay_model::{AppName, Counts, Job, JobId, JobKind, JobState, Point, Result, Step};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use owner::{Life, Owner};
+pub use sqlite::Sqlite;
+
+/// How long a lease holds unless it is renewed.
+pub const LEASE: Duration = Duration::from_secs(60);
+
+/// A protected app.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct App {
+    /// Its name.
+    pub name: AppName,
+    /// Its content root, where this machine has it.
+    pub home: Option<PathBuf>,
+    /// What kind of app; `folder` for an adopted folder.
+    pub kind: String,
+    /// When it became known.
+    pub created: Timestamp,
+}
+
+/// A point with what the vault's snapshot says about its origin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PointRecord {
+    /// The point.
+    #[serde(flatten)]
+    pub point: Point,
+    /// The host that took it.
+    pub host: String,
+    /// The folders it was taken from, as told by the snapshot.
+    pub paths: Vec<String>,
+    /// The vault's id of the tree (64 hexadecimal digits).
+    pub tree: String,
+}
+
+/// A job to begin.
+#[derive(Clone, Debug)]
+pub struct NewJob {
+    /// Its id.
+    pub id: JobId,
+    /// What it does.
+    pub kind: JobKind,
+    /// Whose app; none for work on a whole vault.
+    pub app: Option<AppName>,
+    /// Whether no other exclusive job of the app may run beside it.
+    pub exclusive: bool,
+}
+
+/// What a job has done so far.
+#[derive(Clone, Debug, Default)]
+pub struct Work {
+    /// Its steps.
+    pub steps: Vec<Step>,
+    /// Running totals.
+    pub progress: Counts,
+    /// Lines for its log that were not stored yet.
+    pub log: Vec<LogLine>,
+}
+
+/// How a job ended.
+#[derive(Clone, Debug)]
+pub struct End {
+    /// Succeeded, failed or cancelled.
+    pub state: JobState,
+    /// What to read about it.
+    pub message: Option<String>,
+    /// The stable code, where it failed or is partial.
+    pub code: Option<String>,
+}
+
+/// A line of a job's log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When.
+    pub time: Timestamp,
+    /// What.
+    pub text: String,
+}
+
+/// A change of the view of one vault's points.
+#[derive(Clone, Debug, Default)]
+pub struct PointChanges {
+    /// Points to add (a known snapshot is replaced).
+    pub add: Vec<PointRecord>,
+    /// Snapshot ids to forget.
+    pub remove: Vec<String>,
+}
+
+impl PointChanges {
+    /// Whether there is nothing to change.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.add.is_empty() && self.remove.is_empty()
+    }
+}
+
+/// The state. All methods may be called from several threads and by several processes at once.
+pub trait Catalog: Send + Sync {
+    /// The place in words, for messages.
+    fn location(&self) -> String;
+
+    /// All apps by name.
+    fn apps(&self) -> Result<Vec<App>>;
+
+    /// Adds an app. `AlreadyExists` when the name, or `Conflict` when the home, belongs to another.
+    fn add_app(&self, app: &App) -> Result<()>;
+
+    /// All points known of one vault, newest first.
+    fn points(&self, vault: &str) -> Result<Vec<PointRecord>>;
+
+    /// Changes what is known of one vault's points; apps that only points tell of are added with the homes given.
+    fn change_points(&self, vault: &str, changes: &PointChanges, apps: &[App]) -> Result<()>;
+
+    /// Begins a job in this process with a lease of [`LEASE`]. `AppBusy` when an exclusive job of the app runs.
+    fn begin_job(&self, job: &NewJob) -> Result<Job>;
+
+    /// Renews the lease and stores the work done; true when somebody asked the job to stop. `LeaseLost` when the
+    /// job is no longer this process's.
+    fn renew_job(&self, id: &JobId, token: i64, work: &Work) -> Result<bool>;
+
+    /// Whether somebody asked the job to stop; `LeaseLost` when the job is no longer this process's. Writes nothing.
+    fn watch_job(&self, id: &JobId, token: i64) -> Result<bool>;
+
+    /// Ends a job and gives its lease back. `LeaseLost` when it was not this process's any more.
+    fn end_job(&self, id: &JobId, token: i64, work: &Work, end: &End) -> Result<()>;
+
+    /// Marks jobs as failed whose lease ran out or whose process is gone, and gives them back.
+    fn expire_jobs(&self) -> Result<Vec<Job>>;
+
+    /// The newest jobs, newest first.
+    fn jobs(&self, limit: u32) -> Result<Vec<Job>>;
+
+    /// One job; none when it is not known.
+    fn job(&self, id: &JobId) -> Result<Option<Job>>;
+
+    /// Asks a job to stop and gives its record. `JobNotFound` when there is none; no change when it has ended.
+    fn cancel_job(&self, id: &JobId) -> Result<Job>;
+
+    /// The log of a job, oldest line first.
+    fn job_log(&self, id: &JobId) -> Result<Vec<LogLine>>;
+}

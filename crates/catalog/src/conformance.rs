@@ -1,0 +1,180 @@
+//! What every [`Catalog`] keeps, as one suite.
+//!
+//! An implementation runs [`suite`] in its tests with a function that opens a new, empty state. It panics where a
+//! promise is broken.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use backstay_model::{AppName, Code, JobId, JobKind, JobState, Origin, Point, PointId, PointStatus};
+use jiff::Timestamp;
+
+use crate::{App, Catalog, End, LogLine, NewJob, PointChanges, PointRecord, Work};
+
+/// Runs every check, each on a state of its own.
+pub fn suite<C: Catalog>(make: impl Fn() -> C) {
+    apps_are_unique_by_name_and_home(&make());
+    points_are_a_view_per_vault(&make());
+    one_exclusive_job_per_app(&make());
+    only_the_holder_of_the_token_may_write(&make());
+    a_stop_reaches_the_job(&make());
+    jobs_keep_what_they_did(&make());
+    of_many_that_begin_at_once_one_wins(&make());
+}
+
+/// An app with that name and home.
+#[must_use]
+pub fn app(name: &str, home: Option<&str>) -> App {
+    App {
+        name: AppName::suggest(name),
+        home: home.map(PathBuf::from),
+        kind: "folder".to_owned(),
+        created: Timestamp::UNIX_EPOCH,
+    }
+}
+
+/// A point of an app, told apart by `number`.
+#[must_use]
+pub fn point(app: &str, number: u8) -> PointRecord {
+    PointRecord {
+        point: Point {
+            id: PointId::from_bytes([number; 16]),
+            app: AppName::suggest(app),
+            time: Timestamp::from_second(1_000 + i64::from(number)).unwrap_or_default(),
+            origin: Origin::Manual,
+            status: PointStatus::Succeeded,
+            pinned: false,
+            files: 1,
+            bytes: u64::MAX,
+            added_bytes: 3,
+            snapshot: format!("{number:02x}").repeat(32),
+        },
+        host: "host".to_owned(),
+        paths: vec!["/srv/blog".to_owned()],
+        tree: "00".repeat(32),
+    }
+}
+
+/// A job of an app, told apart by `number`.
+#[must_use]
+pub fn job(number: u8, app: Option<&str>, exclusive: bool) -> NewJob {
+    NewJob {
+        id: JobId::from_bytes([number; 16]),
+        kind: JobKind::Backup,
+        app: app.map(AppName::suggest),
+        exclusive,
+    }
+}
+
+fn well() -> End {
+    End { state: JobState::Succeeded, message: Some("Done".to_owned()), code: None }
+}
+
+fn code<T: std::fmt::Debug>(result: backstay_model::Result<T>) -> Code {
+    result.unwrap_err().code()
+}
+
+fn apps_are_unique_by_name_and_home(c: &impl Catalog) {
+    assert_eq!(c.apps().unwrap(), []);
+    let blog = app("blog", Some("/srv/blog"));
+    c.add_app(&blog).unwrap();
+    c.add_app(&app("bare", None)).unwrap();
+    c.add_app(&app("bare-2", None)).unwrap();
+    assert_eq!(code(c.add_app(&app("blog", Some("/else")))), Code::AlreadyExists);
+    assert_eq!(code(c.add_app(&app("blog2", Some("/srv/blog")))), Code::Conflict);
+    let apps = c.apps().unwrap();
+    assert_eq!(apps.iter().map(|a| a.name.as_str()).collect::<Vec<_>>(), ["bare", "bare-2", "blog"]);
+    assert_eq!(apps[2], blog);
+}
+
+fn points_are_a_view_per_vault(c: &impl Catalog) {
+    let changes = PointChanges { add: vec![point("blog", 1), point("shop", 2)], remove: vec![] };
+    let found = [app("blog", Some("/srv/blog")), app("shop", None)];
+    c.change_points("v1", &changes, &found).unwrap();
+    c.change_points("v1", &changes, &found).unwrap();
+    c.change_points("v2", &PointChanges { add: vec![point("blog", 3)], remove: vec![] }, &[]).unwrap();
+    assert_eq!(c.points("v1").unwrap(), [point("shop", 2), point("blog", 1)], "newest first, nothing twice");
+    assert_eq!(c.points("v2").unwrap(), [point("blog", 3)]);
+    assert_eq!(c.points("v3").unwrap(), []);
+    assert_eq!(c.apps().unwrap().len(), 2);
+    let mut pinned = point("blog", 1);
+    pinned.point.pinned = true;
+    let remove = vec![point("shop", 2).point.snapshot, "unknown".to_owned()];
+    c.change_points("v1", &PointChanges { add: vec![pinned.clone()], remove }, &[]).unwrap();
+    assert_eq!(c.points("v1").unwrap(), [pinned]);
+}
+
+fn one_exclusive_job_per_app(c: &impl Catalog) {
+    let first = c.begin_job(&job(1, Some("blog"), true)).unwrap();
+    assert_eq!((first.state, first.token > 0), (JobState::Running, true));
+    assert_eq!(code(c.begin_job(&job(2, Some("blog"), true))), Code::AppBusy);
+    assert!(c.job(&JobId::from_bytes([2; 16])).unwrap().is_none(), "what was refused left nothing");
+    c.begin_job(&job(3, Some("blog"), false)).unwrap();
+    c.begin_job(&job(4, Some("shop"), true)).unwrap();
+    c.begin_job(&job(5, None, true)).unwrap();
+    c.begin_job(&job(6, None, true)).unwrap();
+    c.end_job(&first.id, first.token, &Work::default(), &well()).unwrap();
+    let again = c.begin_job(&job(7, Some("blog"), true)).unwrap();
+    assert!(again.token > first.token);
+    assert_eq!(c.expire_jobs().unwrap(), [], "their process lives");
+}
+
+fn only_the_holder_of_the_token_may_write(c: &impl Catalog) {
+    let it = c.begin_job(&job(1, Some("blog"), true)).unwrap();
+    let (work, wrong) = (Work::default(), it.token + 1);
+    assert_eq!(code(c.renew_job(&it.id, wrong, &work)), Code::LeaseLost);
+    assert_eq!(code(c.watch_job(&it.id, wrong)), Code::LeaseLost);
+    assert_eq!(code(c.end_job(&it.id, wrong, &work, &well())), Code::LeaseLost);
+    assert_eq!(c.job(&it.id).unwrap().unwrap().state, JobState::Running);
+    c.end_job(&it.id, it.token, &work, &well()).unwrap();
+    assert_eq!(code(c.renew_job(&it.id, it.token, &work)), Code::LeaseLost);
+    assert_eq!(code(c.end_job(&it.id, it.token, &work, &well())), Code::LeaseLost);
+}
+
+fn a_stop_reaches_the_job(c: &impl Catalog) {
+    let it = c.begin_job(&job(1, Some("blog"), true)).unwrap();
+    assert!(!c.watch_job(&it.id, it.token).unwrap());
+    assert!(!c.renew_job(&it.id, it.token, &Work::default()).unwrap());
+    assert!(c.cancel_job(&it.id).unwrap().cancel_requested);
+    assert!(c.watch_job(&it.id, it.token).unwrap());
+    assert!(c.renew_job(&it.id, it.token, &Work::default()).unwrap());
+    let end = End { state: JobState::Cancelled, message: None, code: Some("Cancelled".to_owned()) };
+    c.end_job(&it.id, it.token, &Work::default(), &end).unwrap();
+    assert_eq!(c.cancel_job(&it.id).unwrap().state, JobState::Cancelled);
+    assert_eq!(code(c.cancel_job(&JobId::from_bytes([9; 16]))), Code::JobNotFound);
+}
+
+fn jobs_keep_what_they_did(c: &impl Catalog) {
+    let it = c.begin_job(&job(1, None, false)).unwrap();
+    let line = |n: i64| LogLine { time: Timestamp::from_second(n).unwrap(), text: format!("line {n}") };
+    let mut work = Work { log: vec![line(1), line(2)], ..Work::default() };
+    work.progress.bytes = u64::MAX;
+    c.renew_job(&it.id, it.token, &work).unwrap();
+    work.log = vec![line(3)];
+    c.end_job(&it.id, it.token, &work, &well()).unwrap();
+    assert_eq!(c.job_log(&it.id).unwrap(), [line(1), line(2), line(3)]);
+    let done = c.job(&it.id).unwrap().unwrap();
+    assert_eq!((done.state, done.progress.bytes, done.lease_until), (JobState::Succeeded, u64::MAX, None));
+    assert_eq!(done.message.as_deref(), Some("Done"));
+    c.begin_job(&job(2, None, false)).unwrap();
+    let ids: Vec<_> = c.jobs(10).unwrap().iter().map(|j| j.id).collect();
+    assert_eq!(ids, [JobId::from_bytes([2; 16]), it.id]);
+    assert_eq!(c.jobs(1).unwrap().len(), 1);
+}
+
+fn of_many_that_begin_at_once_one_wins(c: &impl Catalog) {
+    let won = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for n in 1..=8 {
+            let won = &won;
+            scope.spawn(move || match c.begin_job(&job(n, Some("blog"), true)) {
+                Ok(_) => {
+                    won.fetch_add(1, Ordering::SeqCst);
+                }
+                Err(e) => assert_eq!(e.code(), Code::AppBusy),
+            });
+        }
+    });
+    assert_eq!(won.load(Ordering::SeqCst), 1);
+}
