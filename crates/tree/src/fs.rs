@@ -10,9 +10,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+mod faulty;
 mod host;
 
+pub use faulty::{Call, Fault, Faulty, Kill, Logged};
 pub use host::Host;
 
 /// Whether a name can be given to a [`FileSystem`]: one component, not empty, not `.` or `..`, without `/` and NUL.
@@ -78,8 +81,28 @@ pub struct Stat {
     /// Last change of content or metadata.
     pub ctime: FileTime,
     /// Whether it is the root of a mount (another file system or a bind mount begins here). Kernels before 5.8
-    /// never say so: compare `device` with the parent's too.
+    /// never say so: use [`Stat::is_mount_in`].
     pub mount_root: bool,
+}
+
+/// Set when the kernel has been seen not to tell mount roots.
+static MOUNTS_NOT_TOLD: AtomicBool = AtomicBool::new(false);
+
+impl Stat {
+    /// Whether an entry of a folder that lies on `device` begins another mount.
+    ///
+    /// Devices are compared only where the kernel does not tell mounts: overlay file systems and btrfs
+    /// subvolumes have entries of other devices that are no mounts.
+    #[must_use]
+    pub fn is_mount_in(&self, device: u64) -> bool {
+        self.mount_root || (self.device != device && MOUNTS_NOT_TOLD.load(Ordering::Relaxed))
+    }
+
+    /// What tells the same entry under all its names: device and inode.
+    #[must_use]
+    pub fn id(&self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
 }
 
 /// How [`FileSystem::rename`] treats an entry that is there already.
@@ -105,7 +128,7 @@ fn open_level_by_level<F: FileSystem + ?Sized>(
     for name in path.as_os_str().as_bytes().split(|b| *b == b'/') {
         let next = fs.open_dir(at.as_ref().map_or(dir, AsFd::as_fd), OsStr::from_bytes(name))?;
         let stat = fs.stat_handle(next.as_fd())?;
-        if stat.mount_root || stat.device != device {
+        if stat.is_mount_in(device) {
             return Err(rustix::io::Errno::XDEV.into());
         }
         at = Some(next);
@@ -210,4 +233,6 @@ pub trait FileSystem: Send + Sync + fmt::Debug {
     ) -> io::Result<()>;
     /// Removes an extended attribute of an open file or folder.
     fn remove_xattr(&self, handle: BorrowedFd<'_>, name: &OsStr) -> io::Result<()>;
+    /// The same of the entry `name` that cannot be opened, links not followed.
+    fn remove_xattr_at(&self, dir: BorrowedFd<'_>, name: &OsStr, attribute: &OsStr) -> io::Result<()>;
 }

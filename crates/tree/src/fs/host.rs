@@ -21,7 +21,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, retry_on_intr};
 
-use super::{FileSystem, FileTime, Kind, Rename, Stat, is_component, open_level_by_level};
+use super::{FileSystem, FileTime, Kind, MOUNTS_NOT_TOLD, Rename, Stat, is_component, open_level_by_level};
 
 /// The file system of this machine.
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,6 +62,9 @@ fn kind_of(file_type: FileType) -> Option<Kind> {
 }
 
 fn stat_of(raw: &Statx) -> io::Result<Stat> {
+    if !raw.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) {
+        MOUNTS_NOT_TOLD.store(true, Ordering::Relaxed);
+    }
     let mode = u32::from(raw.stx_mode);
     let kind = kind_of(FileType::from_raw_mode(mode)).ok_or_else(|| io::Error::from(Errno::INVAL))?;
     Ok(Stat {
@@ -427,5 +430,10 @@ impl FileSystem for Host {
 
     fn remove_xattr(&self, handle: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
         Ok(retry_on_intr(|| rustix::fs::fremovexattr(handle, name))?)
+    }
+
+    fn remove_xattr_at(&self, dir: BorrowedFd<'_>, name: &OsStr, attribute: &OsStr) -> io::Result<()> {
+        let path = &proc_path(dir, component(name)?);
+        Ok(retry_on_intr(|| rustix::fs::lremovexattr(path, attribute))?)
     }
 }

@@ -1,0 +1,149 @@
+//! Reading one folder.
+//!
+//! Invariants: entries come sorted by the bytes of their names; what begins another mount or is excluded is
+//! never entered nor forgotten, it is told as left out; an entry that cannot be looked at is told as a problem.
+//! Nothing is written and nothing is locked: what changes while it is read is seen before or after the change.
+
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::io::Errno;
+
+use crate::fs::{FileSystem, Kind, Stat};
+
+/// Folders and files that are not part of a tree though they lie in it, known by device and inode, so that no
+/// other name of them (a link to the folder, a bind mount) gets them in.
+#[derive(Clone, Debug, Default)]
+pub struct Exclusions {
+    ids: HashSet<(u64, u64)>,
+}
+
+impl Exclusions {
+    /// Excludes nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Excludes the folder at `path`. Returns whether it exists; one that does not needs no exclusion.
+    pub fn add_folder(&mut self, fs: &dyn FileSystem, path: &Path) -> io::Result<bool> {
+        match fs.open_root(path) {
+            Ok(handle) => {
+                self.add(&fs.stat_handle(handle.as_fd())?);
+                Ok(true)
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Excludes an entry that has been looked at.
+    pub fn add(&mut self, stat: &Stat) {
+        self.ids.insert(stat.id());
+    }
+
+    /// Whether an entry is excluded.
+    #[must_use]
+    pub fn contains(&self, stat: &Stat) -> bool {
+        !self.ids.is_empty() && self.ids.contains(&stat.id())
+    }
+}
+
+/// An entry of a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name.
+    pub name: OsString,
+    /// What it was when it was looked at.
+    pub stat: Stat,
+}
+
+/// Why an entry is not walked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Another mount begins there.
+    Mount,
+    /// It is among the [`Exclusions`].
+    Excluded,
+}
+
+/// An entry that is not part of the tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Its name.
+    pub name: OsString,
+    /// What lies there (of a mount: the root of what is mounted).
+    pub stat: Stat,
+    /// Why it is left out.
+    pub why: Why,
+}
+
+/// What a folder holds.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// The entries of the tree, sorted by the bytes of their names.
+    pub entries: Vec<Entry>,
+    /// What is not walked.
+    pub left_out: Vec<LeftOut>,
+    /// Entries that could not be looked at.
+    pub problems: Vec<(OsString, io::Error)>,
+}
+
+/// Lists an open folder that lies on `device`. An entry that vanishes meanwhile was never there.
+pub fn scan(fs: &dyn FileSystem, dir: BorrowedFd<'_>, skip: &Exclusions, device: u64) -> io::Result<Listing> {
+    let names = fs.entries(dir)?;
+    let mut listing = Listing { entries: Vec::with_capacity(names.len()), ..Listing::default() };
+    for (name, _) in names {
+        match fs.stat(dir, &name) {
+            Ok(stat) if stat.is_mount_in(device) => {
+                listing.left_out.push(LeftOut { name, stat, why: Why::Mount });
+            }
+            Ok(stat) if skip.contains(&stat) => {
+                listing.left_out.push(LeftOut { name, stat, why: Why::Excluded });
+            }
+            Ok(stat) => listing.entries.push(Entry { name, stat }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => listing.problems.push((name, e)),
+        }
+    }
+    listing.entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    listing.left_out.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    listing.problems.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    Ok(listing)
+}
+
+/// Opens a folder of a folder that lies on `device`, and tells what was opened. `EXDEV` when a mount has appeared
+/// there since it was listed.
+pub fn open_folder(
+    fs: &dyn FileSystem,
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    device: u64,
+) -> io::Result<(OwnedFd, Stat)> {
+    let handle = fs.open_dir(dir, name)?;
+    let stat = fs.stat_handle(handle.as_fd())?;
+    if stat.is_mount_in(device) { Err(Errno::XDEV.into()) } else { Ok((handle, stat)) }
+}
+
+/// Opens a regular file of a folder that lies on `device` for reading, and tells what was opened: it may be
+/// another file than the one listed, when one was renamed over it. `ESTALE` when it is no regular file any more,
+/// `EXDEV` when a mount has appeared there.
+pub fn open_regular(
+    fs: &dyn FileSystem,
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    device: u64,
+) -> io::Result<(OwnedFd, Stat)> {
+    let handle = fs.open_file(dir, name)?;
+    let stat = fs.stat_handle(handle.as_fd())?;
+    if stat.is_mount_in(device) {
+        Err(Errno::XDEV.into())
+    } else if stat.kind != Kind::File {
+        Err(Errno::STALE.into())
+    } else {
+        Ok((handle, stat))
+    }
+}
