@@ -1,0 +1,482 @@
+//! A vault: objects in a storage, opened with a password.
+//!
+//! Invariants: objects other than `config` and keys are named by the SHA-256 of their bytes, put if absent and
+//! never changed. What is read is authenticated before it is used. Opening changes nothing.
+//!
+//! Order of things that are written, and who may see what: packs, then the index objects that name them, then
+//! the snapshot. A crash leaves packs or index entries that nothing needs; `prune` removes them.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use backstay_model::{Code, Error, Result, Secret};
+use backstay_storage::{Object, Put, Storage};
+use jiff::Timestamp;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::blob::{BlobKind, Place};
+use crate::compress::{Decompressor, decompress};
+use crate::config::Config;
+use crate::crypto::{Cipher, MasterKey};
+use crate::id::Id;
+use crate::index::{BlobIndex, IndexFile};
+use crate::key::{Cost, KeyFile};
+use crate::process::Process;
+use crate::snapshot::Snapshot;
+
+/// The folders of a vault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Folder {
+    /// Packs.
+    Data,
+    /// Index objects.
+    Index,
+    /// Key files.
+    Keys,
+    /// Locks.
+    Locks,
+    /// Snapshots.
+    Snapshots,
+}
+
+impl Folder {
+    fn name(self) -> &'static str {
+        match self {
+            Folder::Data => "data",
+            Folder::Index => "index",
+            Folder::Keys => "keys",
+            Folder::Locks => "locks",
+            Folder::Snapshots => "snapshots",
+        }
+    }
+
+    /// The name of an object in the storage.
+    #[must_use]
+    pub fn object(self, id: &Id) -> String {
+        let hex = id.hex();
+        match self {
+            Folder::Data => format!("data/{}/{}", hex.as_str().get(..2).unwrap_or_default(), hex.as_str()),
+            _ => format!("{}/{}", self.name(), hex.as_str()),
+        }
+    }
+}
+
+const CONFIG: &str = "config";
+/// Most plain bytes of an index, snapshot or lock object.
+const OBJECT_MAX: u64 = 512 << 20;
+/// Most key files that are tried.
+const KEYS_MAX: usize = 64;
+
+struct Inner {
+    storage: Arc<dyn Storage>,
+    config: Config,
+    key_id: Id,
+    master: MasterKey,
+    cipher: Cipher,
+}
+
+/// An open vault. Cheap to clone; all clones are the same vault.
+#[derive(Clone)]
+pub struct Vault(Arc<Inner>);
+
+impl fmt::Debug for Vault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Vault({})", self.location())
+    }
+}
+
+/// The name of the user this process runs as, from the environment; empty when unknown.
+pub(crate) fn username() -> String {
+    std::env::var("USER").or_else(|_unset| std::env::var("LOGNAME")).unwrap_or_default()
+}
+
+fn hash_mismatch(name: &str) -> Error {
+    Error::new(Code::VaultDamaged, format!("The object {name} was altered: its bytes do not match its name"))
+}
+
+impl Vault {
+    /// Whether there is a vault in the storage.
+    pub fn exists(storage: &dyn Storage) -> Result<bool> {
+        match storage.size(CONFIG) {
+            Ok(_) => Ok(true),
+            Err(e) if e.code() == Code::ObjectNotFound => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Makes a new vault with one key. A crash before the last step leaves no vault, and running it again
+    /// completes it. `AlreadyExists` when there is one.
+    pub fn init(storage: Arc<dyn Storage>, password: &Secret, cost: Cost) -> Result<Vault> {
+        if Self::exists(&*storage)? {
+            let message = format!("There is a vault already in {}", storage.location());
+            return Err(Error::new(Code::AlreadyExists, message));
+        }
+        // A key without config is what an interrupted init left: it opens nothing and goes.
+        let mut leftover = Vec::new();
+        storage.list(Folder::Keys.name(), &mut |o| {
+            leftover.push(o.name);
+            Ok(())
+        })?;
+        for name in leftover {
+            storage.delete(&name)?;
+        }
+        let config = Config::generate()?;
+        let master = MasterKey::generate()?;
+        let key_id = put_key(&*storage, &master, password, cost)?;
+        let cipher = Cipher::new(&master);
+        let json = to_json(&config)?;
+        storage.put(CONFIG, &cipher.sealed(&json)?, Put::IfAbsent)?;
+        Ok(Vault(Arc::new(Inner { storage, config, key_id, master, cipher })))
+    }
+
+    /// Opens a vault. `VaultNotFound`, `WrongPassword`, `VaultUnsupported`, `VaultDamaged` say why not.
+    pub fn open(storage: Arc<dyn Storage>, password: &Secret) -> Result<Vault> {
+        if !Self::exists(&*storage)? {
+            let message = format!("There is no vault in {}", storage.location());
+            return Err(Error::new(Code::VaultNotFound, message));
+        }
+        let (key_id, master) = find_key(&*storage, password)?;
+        let cipher = Cipher::new(&master);
+        let mut sealed = storage.get(CONFIG)?;
+        let json = cipher.open(&mut sealed).ok_or_else(|| hash_mismatch(CONFIG))?;
+        let config: Config = serde_json::from_slice(json).map_err(|e| {
+            Error::new(Code::VaultDamaged, "The vault's config cannot be understood").because(e)
+        })?;
+        config.check()?;
+        Ok(Vault(Arc::new(Inner { storage, config, key_id, master, cipher })))
+    }
+
+    /// The place in words.
+    #[must_use]
+    pub fn location(&self) -> String {
+        self.0.storage.location()
+    }
+
+    /// Its `config`.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    /// The storage below.
+    #[must_use]
+    pub fn storage(&self) -> &Arc<dyn Storage> {
+        &self.0.storage
+    }
+
+    pub(crate) fn cipher(&self) -> &Cipher {
+        &self.0.cipher
+    }
+
+    pub(crate) fn master(&self) -> &MasterKey {
+        &self.0.master
+    }
+
+    /// Whether blobs and objects may be compressed (format version 2).
+    #[must_use]
+    pub fn compresses(&self) -> bool {
+        self.0.config.version >= 2
+    }
+
+    // --- objects
+
+    /// The ids in a folder, sorted; foreign names are passed over.
+    pub fn ids(&self, folder: Folder) -> Result<Vec<Id>> {
+        Ok(self.objects(folder)?.into_keys().collect::<std::collections::BTreeSet<_>>().into_iter().collect())
+    }
+
+    /// The ids in a folder with their sizes in bytes.
+    pub fn objects(&self, folder: Folder) -> Result<HashMap<Id, u64>> {
+        let mut found = HashMap::new();
+        self.0.storage.list(folder.name(), &mut |Object { name, size }| {
+            let last = name.rsplit('/').next().unwrap_or_default();
+            if let Some(id) = Id::from_hex(last.as_bytes())
+                && folder.object(&id) == name
+            {
+                found.insert(id, size);
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    pub(crate) fn object_size(&self, folder: Folder, id: &Id) -> Result<u64> {
+        self.0.storage.size(&folder.object(id))
+    }
+
+    /// Deletes an object.
+    pub(crate) fn remove(&self, folder: Folder, id: &Id) -> Result<()> {
+        self.0.storage.delete(&folder.object(id))
+    }
+
+    /// Deletes an object that may have gone meanwhile.
+    pub(crate) fn remove_if_there(&self, folder: Folder, id: &Id) -> Result<()> {
+        match self.remove(folder, id) {
+            Err(e) if e.code() == Code::ObjectNotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// The plain bytes of an index, snapshot or lock object.
+    pub(crate) fn get_object(&self, folder: Folder, id: &Id) -> Result<Vec<u8>> {
+        let name = folder.object(id);
+        let mut sealed = self.0.storage.get(&name)?;
+        if Id::of(&sealed) != *id {
+            return Err(hash_mismatch(&name));
+        }
+        let plain = self.0.cipher.open(&mut sealed).ok_or_else(|| hash_mismatch(&name))?;
+        match plain.split_first() {
+            Some((b'{' | b'[', _)) => Ok(plain.to_vec()),
+            Some((2, frame)) => {
+                let mut out = Vec::new();
+                decompress(frame, OBJECT_MAX, &mut out).map_err(|e| e.context(name))?;
+                Ok(out)
+            }
+            _ => {
+                let message = format!("The object {name} is written in a way this program does not know");
+                Err(Error::new(Code::VaultUnsupported, message))
+            }
+        }
+    }
+
+    /// Stores an index, snapshot or lock object; gives its id.
+    pub(crate) fn put_object(&self, folder: Folder, plain: &[u8]) -> Result<Id> {
+        let sealed = if self.compresses() {
+            let mut framed = vec![2u8];
+            let packed = zstd::bulk::compress(plain, 3)
+                .map_err(|e| Error::new(Code::System, "Cannot compress").because(e))?;
+            framed.extend_from_slice(&packed);
+            self.0.cipher.sealed(&framed)?
+        } else {
+            self.0.cipher.sealed(plain)?
+        };
+        let id = Id::of(&sealed);
+        self.0.storage.put(&folder.object(&id), &sealed, Put::IfAbsent)?;
+        Ok(id)
+    }
+
+    pub(crate) fn get_json<T: DeserializeOwned>(&self, folder: Folder, id: &Id) -> Result<T> {
+        let plain = self.get_object(folder, id)?;
+        serde_json::from_slice(&plain).map_err(|e| {
+            let message = format!("The object {} cannot be understood", folder.object(id));
+            Error::new(Code::VaultDamaged, message).because(e)
+        })
+    }
+
+    pub(crate) fn put_json<T: Serialize>(&self, folder: Folder, value: &T) -> Result<Id> {
+        self.put_object(folder, &to_json(value)?)
+    }
+
+    // --- snapshots
+
+    /// All snapshots, oldest first. One that cannot be read is an error; see [`Vault::snapshots_and_damage`].
+    pub fn snapshots(&self) -> Result<Vec<(Id, Snapshot)>> {
+        let (found, mut damaged) = self.snapshots_and_damage()?;
+        match damaged.pop() {
+            Some((_, error)) => Err(error),
+            None => Ok(found),
+        }
+    }
+
+    /// The readable snapshots, oldest first, and those that cannot be read with the reason.
+    #[allow(clippy::type_complexity)]
+    pub fn snapshots_and_damage(&self) -> Result<(Vec<(Id, Snapshot)>, Vec<(Id, Error)>)> {
+        let mut found = Vec::new();
+        let mut damaged = Vec::new();
+        for id in self.ids(Folder::Snapshots)? {
+            match self.snapshot(&id) {
+                Ok(snapshot) => found.push((id, snapshot)),
+                // Deleted between listing and reading.
+                Err(e) if e.code() == Code::ObjectNotFound => {}
+                Err(e) if e.code() == Code::VaultDamaged => damaged.push((id, e)),
+                Err(e) => return Err(e),
+            }
+        }
+        found.sort_by_key(|(id, s)| (s.time, *id));
+        Ok((found, damaged))
+    }
+
+    /// One snapshot.
+    pub fn snapshot(&self, id: &Id) -> Result<Snapshot> {
+        Snapshot::parse(&self.get_object(Folder::Snapshots, id)?)
+            .map_err(|e| e.context(Folder::Snapshots.object(id)))
+    }
+
+    /// Deletes snapshots. Their data stays until the next prune. The caller holds a lock.
+    pub fn forget(&self, ids: &[Id]) -> Result<()> {
+        ids.iter().try_for_each(|id| self.remove_if_there(Folder::Snapshots, id))
+    }
+
+    /// Gives a snapshot other tags: writes a new object, then deletes the old one. Gives the new id.
+    /// The caller holds a lock.
+    pub fn retag(&self, id: &Id, tags: Vec<String>) -> Result<Id> {
+        let old = self.snapshot(id)?;
+        if old.tags == tags {
+            return Ok(*id);
+        }
+        let new = Snapshot { tags, original: Some(old.original.unwrap_or(*id)), ..old };
+        let new_id = self.put_json(Folder::Snapshots, &new)?;
+        self.remove_if_there(Folder::Snapshots, id)?;
+        Ok(new_id)
+    }
+
+    // --- index
+
+    /// Reads all index objects, several at a time. Blobs in packs for which `keep` says no are left out.
+    /// Gives the index and the ids of the index objects it was read from.
+    pub fn load_index(&self, keep: &(dyn Fn(&Id) -> bool + Sync)) -> Result<(BlobIndex, Vec<Id>)> {
+        let ids = self.ids(Folder::Index)?;
+        let next = std::sync::atomic::AtomicUsize::new(0);
+        let work = || -> Result<(BlobIndex, Vec<Id>)> {
+            let mut part = BlobIndex::default();
+            let mut read = Vec::new();
+            while let Some(id) = ids.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+                match self.get_json::<IndexFile>(Folder::Index, id) {
+                    Ok(file) => {
+                        part.add(&file.packs, keep);
+                        read.push(*id);
+                    }
+                    // Superseded by a prune between listing and reading: its successor was listed or is not needed.
+                    Err(e) if e.code() == Code::ObjectNotFound => {}
+                    Err(e) => return Err(e),
+                }
+            }
+            Ok((part, read))
+        };
+        let threads = crate::workers().min(ids.len().max(1));
+        let parts = std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let mut parts = vec![work()];
+            parts.extend(others.into_iter().map(|t| t.join().unwrap_or_else(|_panic| Err(thread_failed()))));
+            parts
+        });
+        let mut index = BlobIndex::default();
+        let mut files = Vec::new();
+        for part in parts {
+            let (part, read) = part?;
+            index.merge(part);
+            files.extend(read);
+        }
+        index.sort();
+        Ok((index, files))
+    }
+
+    // --- blobs
+
+    /// Reads one blob from its place and makes sure it is the one asked for.
+    pub fn read_blob(&self, kind: BlobKind, id: &Id, place: &Place) -> Result<Vec<u8>> {
+        let length = usize::try_from(place.length).unwrap_or(usize::MAX);
+        let mut sealed =
+            self.0.storage.get_range(&Folder::Data.object(&place.pack), u64::from(place.offset), length)?;
+        let mut out = Vec::new();
+        self.open_blob(kind, id, place.uncompressed, &mut sealed, &mut Decompressor::new()?, &mut out)?;
+        Ok(out)
+    }
+
+    /// Opens a sealed blob in place and leaves its plain content in `out`. `VaultDamaged` when it is not what its
+    /// id says.
+    pub fn open_blob(
+        &self,
+        kind: BlobKind,
+        id: &Id,
+        uncompressed: Option<u32>,
+        sealed: &mut [u8],
+        decompressor: &mut Decompressor,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        let altered = || Error::new(Code::VaultDamaged, format!("The blob {} was altered", id.short()));
+        let plain = self.0.cipher.open(sealed).ok_or_else(altered)?;
+        match uncompressed {
+            Some(size) if u64::from(size) > kind.limit() => {
+                let message = format!("The blob {} claims to hold {size} bytes", id.short());
+                return Err(Error::new(Code::LimitExceeded, message));
+            }
+            Some(size) => {
+                let size = usize::try_from(size).map_err(|_large| altered())?;
+                decompressor
+                    .decompress(plain, size, out)
+                    .map_err(|e| e.context(format!("Blob {}", id.short())))?;
+            }
+            None => {
+                out.clear();
+                out.extend_from_slice(plain);
+            }
+        }
+        if Id::of(out) == *id { Ok(()) } else { Err(altered()) }
+    }
+
+    // --- keys
+
+    /// The keys, with the one in use marked.
+    pub fn keys(&self) -> Result<Vec<(Id, KeyFile, bool)>> {
+        let mut keys = Vec::new();
+        for id in self.ids(Folder::Keys)? {
+            keys.push((id, read_key(&*self.0.storage, &id)?, id == self.0.key_id));
+        }
+        keys.sort_by_key(|(_, key, _)| key.created);
+        Ok(keys)
+    }
+
+    /// Adds a password for the same master key. (Real rotation is [`Vault::copy_to`] into a new vault.)
+    pub fn add_key(&self, password: &Secret, cost: Cost) -> Result<Id> {
+        put_key(&*self.0.storage, &self.0.master, password, cost)
+    }
+
+    /// Removes a key. The one this vault was opened with, and so the last one, is refused.
+    pub fn remove_key(&self, id: &Id) -> Result<()> {
+        if *id == self.0.key_id {
+            return Err(Error::new(Code::LastKey, "This key is the one in use")
+                .advise("Open the vault with another key to remove this one."));
+        }
+        self.remove(Folder::Keys, id)
+    }
+}
+
+pub(crate) fn thread_failed() -> Error {
+    Error::new(Code::Internal, "A worker thread failed")
+}
+
+pub(crate) fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|e| Error::new(Code::Internal, "Cannot write JSON").because(e))
+}
+
+fn put_key(storage: &dyn Storage, master: &MasterKey, password: &Secret, cost: Cost) -> Result<Id> {
+    let who = (username(), Process::current().hostname);
+    let json = to_json(&KeyFile::seal(master, password, cost, Timestamp::now(), who)?)?;
+    let id = Id::of(&json);
+    storage.put(&Folder::Keys.object(&id), &json, Put::IfAbsent)?;
+    Ok(id)
+}
+
+fn read_key(storage: &dyn Storage, id: &Id) -> Result<KeyFile> {
+    let name = Folder::Keys.object(id);
+    let json = storage.get(&name)?;
+    if Id::of(&json) != *id {
+        return Err(hash_mismatch(&name));
+    }
+    serde_json::from_slice(&json).map_err(|e| {
+        Error::new(Code::VaultDamaged, format!("The object {name} cannot be understood")).because(e)
+    })
+}
+
+/// Tries the password on every key. A damaged or absurd key does not keep the others from opening.
+fn find_key(storage: &dyn Storage, password: &Secret) -> Result<(Id, MasterKey)> {
+    let mut ids = Vec::new();
+    storage.list(Folder::Keys.name(), &mut |Object { name, .. }| {
+        ids.extend(name.strip_prefix("keys/").and_then(|hex| Id::from_hex(hex.as_bytes())));
+        Ok(())
+    })?;
+    ids.sort_unstable();
+    let mut worst = None;
+    for id in ids.into_iter().take(KEYS_MAX) {
+        match read_key(storage, &id).and_then(|key| key.open(password)) {
+            Ok(Some(master)) => return Ok((id, master)),
+            Ok(None) => {}
+            Err(e) => worst = Some(e),
+        }
+    }
+    let message = format!("The password opens no key of the vault in {}", storage.location());
+    Err(worst.unwrap_or_else(|| Error::new(Code::WrongPassword, message)))
+}
