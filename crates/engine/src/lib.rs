@@ -1,1 +1,19 @@
-//! See the crate description.
+//! The use cases of Backstay: back up, list, restore, verify, and what the vault and the kit need.
+//!
+//! Everything here returns values and errors; nothing prints and nothing asks. Long work reports to a
+//! [`backstay_model::Progress`] and looks at a [`backstay_model::Cancel`].
+//!
+//! Locks, outermost first: the set-up lock of the state folder (only while secrets or vault do not exist yet), the
+//! lease of the job in the catalog, the lock files of the vault. A catalog transaction is never held over any of
+//! these or over work in the vault.
+
+mod config;
+mod job;
+mod kit;
+mod private;
+mod secrets;
+mod select;
+
+pub use job::phase_name;
+pub use kit::{PASSPHRASE_MIN, check_passphrase};
+pub use select::Selector;
