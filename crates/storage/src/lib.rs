@@ -25,7 +25,7 @@ use backstay_model::{Code, Error, Result};
 pub use faulty::{Call, Fault, Faulty, Op, Rule};
 pub use local::Local;
 pub use memory::Memory;
-pub use place::{create, open};
+pub use place::{create, local_path, open};
 
 /// How [`Storage::put`] treats an object that is there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -27,6 +27,11 @@ pub fn create(place: &str) -> Result<Arc<dyn Storage>> {
     Ok(Arc::new(Local::create(path(place)?)?))
 }
 
+/// The local folder that a place names; `InvalidValue` for places of other kinds.
+pub fn local_path(place: &str) -> Result<PathBuf> {
+    path(place)
+}
+
 fn path(place: &str) -> Result<PathBuf> {
     if place.is_empty() {
         return Err(Error::new(Code::InvalidValue, "The place has no name"));
