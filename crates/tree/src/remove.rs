@@ -96,7 +96,7 @@ impl Removal<'_> {
     ) -> io::Result<()> {
         let kind = match kind {
             Some(kind) => kind,
-            None => match self.fs.stat(self.trail.handle()?, name) {
+            None => match self.in_writable(|fs, dir| fs.stat(dir, name)) {
                 Ok(stat) => stat.kind,
                 Err(e) => return gone_is_fine(Err(e)),
             },
@@ -123,8 +123,7 @@ impl Removal<'_> {
     fn enter(&mut self, name: &OsStr) -> io::Result<bool> {
         let entered = match self.trail.enter(name) {
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-                let fs = self.fs;
-                fs.set_mode_at(self.trail.handle()?, name, 0o700)?;
+                self.in_writable(|fs, dir| fs.set_mode_at(dir, name, 0o700))?;
                 self.trail.enter(name)
             }
             other => other,
@@ -138,12 +137,12 @@ impl Removal<'_> {
         }
     }
 
-    /// Makes a change in the current folder; where its mode forbids it, gives ourselves the right first. The folder
+    /// Does something in the current folder; where its mode forbids it, gives ourselves the right first. The folder
     /// that the caller named is left as it is.
-    fn in_writable(
+    fn in_writable<T>(
         &mut self,
-        change: impl Fn(&dyn FileSystem, BorrowedFd<'_>) -> io::Result<()>,
-    ) -> io::Result<()> {
+        change: impl Fn(&dyn FileSystem, BorrowedFd<'_>) -> io::Result<T>,
+    ) -> io::Result<T> {
         let fs = self.fs;
         let ours = self.trail.depth() > 0;
         let dir = self.trail.handle()?;

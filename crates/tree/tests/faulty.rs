@@ -387,12 +387,12 @@ fn churn(fs: &dyn FileSystem, tree: &Path, random: &mut Random, steps: u32) -> i
         let mut folder = || {
             let mut at = fs.open_root(tree)?;
             while random.below(2) == 0 {
-                match fs.open_dir(at.as_fd(), n(names[random.below(3) as usize])) {
+                match fs.open_dir(at.as_fd(), n(names[random.index(3)])) {
                     Ok(next) => at = next,
                     Err(_) => break,
                 }
             }
-            io::Result::Ok((at, names[random.below(3) as usize]))
+            io::Result::Ok((at, names[random.index(3)]))
         };
         let ((d, x), (e, y)) = (folder()?, folder()?);
         let (d, x, e, y) = (d.as_fd(), n(x), e.as_fd(), n(y));

@@ -2,31 +2,20 @@
 #![allow(missing_docs)]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
+mod common;
+
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use backstay_tree::fs::{FileSystem, FileTime, Host, Kind, Rename};
-
-fn folder() -> (tempfile::TempDir, OwnedFd) {
-    let dir = tempfile::tempdir().unwrap();
-    let handle = Host.open_root(dir.path()).unwrap();
-    (dir, handle)
-}
-
-fn errno<T: std::fmt::Debug>(result: std::io::Result<T>) -> i32 {
-    result.unwrap_err().raw_os_error().unwrap()
-}
+use common::{acl, errno, folder, is_root};
 
 const EINVAL: i32 = 22;
 const EEXIST: i32 = 17;
 const ELOOP: i32 = 40;
 const ENOTDIR: i32 = 20;
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
 
 #[test]
 fn names_that_are_not_one_component_never_reach_the_kernel() {
@@ -194,8 +183,7 @@ fn attributes_of_all_lengths() {
     assert_eq!(Host.xattrs(at).unwrap(), want);
     Host.remove_xattr(at, OsStr::new("user.long")).unwrap();
     assert_eq!(Host.xattrs(at).unwrap().len(), want.len() - 1);
-    // A POSIX ACL: user::rw- user:1234:r-- group::--- mask::r-- other::---
-    let acl = acl(&[(1, 6, u32::MAX), (2, 4, 1234), (4, 0, u32::MAX), (16, 4, u32::MAX), (32, 0, u32::MAX)]);
+    let acl = acl(1234);
     Host.set_xattr(at, OsStr::new("system.posix_acl_access"), &acl).unwrap();
     assert!(Host.xattrs(at).unwrap().contains(&("system.posix_acl_access".into(), acl)));
     assert_eq!(Host.stat_handle(at).unwrap().mode, 0o640);
@@ -206,16 +194,6 @@ fn attributes_of_all_lengths() {
         assert_eq!(got, [("trusted.t".into(), b"of the link".to_vec())]);
         assert!(!Host.xattrs(at).unwrap().iter().any(|(n, _)| n == "trusted.t"));
     }
-}
-
-fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
-    let mut raw = 2u32.to_le_bytes().to_vec();
-    for (tag, perm, id) in entries {
-        raw.extend(tag.to_le_bytes());
-        raw.extend(perm.to_le_bytes());
-        raw.extend(id.to_le_bytes());
-    }
-    raw
 }
 
 #[test]

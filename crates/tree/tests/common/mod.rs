@@ -40,6 +40,10 @@ impl Random {
         self.0 ^= self.0 << 17;
         self.0 % bound
     }
+
+    pub fn index(&mut self, bound: usize) -> usize {
+        usize::try_from(self.below(bound as u64)).unwrap()
+    }
 }
 
 /// Raw form of a POSIX ACL with the usual entries and one more user.
