@@ -6,6 +6,7 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::print_stdout,
     reason = "this module is a test, made a module so that other crates can run it"
 )]
 
@@ -20,9 +21,12 @@ use crate::{Object, Put, Storage};
 
 const MIB: usize = 1 << 20;
 
+/// A check with its name.
+type Check = (&'static str, fn(&dyn Storage));
+
 /// Runs every check; `make` gives a new, empty storage each time.
 pub fn suite(make: impl Fn() -> Box<dyn Storage>) {
-    let checks: &[(&str, fn(&dyn Storage))] = &[
+    let checks: &[Check] = &[
         ("put and get", put_and_get),
         ("put if absent", put_if_absent),
         ("replace", replace),

@@ -9,14 +9,14 @@
 //! * What [`Storage::list`] shows and what `ObjectExists` speaks of survives a power loss: the folder is synced
 //!   first, because a process that was killed between its rename and its fsync may have left the entry.
 //! * Files in the making of dead processes are removed on open (`temporary` says whose).
-//! * Locks: two small mutexes (folders known to be durable, open handles), each held without any system call;
-//!   neither is taken while the other is held.
+//! * Locks: two small mutexes (folders known to be durable, open handles), held without any system call, and one
+//!   for reading the entries of the root, whose handle all threads share. None is taken while another is held.
 
 mod handles;
 mod temporary;
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -38,6 +38,8 @@ pub struct Local {
     /// Folders (relative, without the root) whose entry in their parent survives a power loss.
     durable: Mutex<HashSet<String>>,
     handles: Handles,
+    /// A folder's handle has one reading position, and the root's is shared.
+    root_entries: Mutex<()>,
 }
 
 /// A folder on the way to an object whose entries must be synced before the object may be relied on.
@@ -72,7 +74,14 @@ impl Local {
                 return Err(failure(&e, &format!("Cannot open the folder {}", path.display())).because(e));
             }
         };
-        let local = Local { fs, root, path, durable: Mutex::default(), handles: Handles::default() };
+        let local = Local {
+            fs,
+            root,
+            path,
+            durable: Mutex::default(),
+            handles: Handles::default(),
+            root_entries: Mutex::default(),
+        };
         local.sweep();
         Ok(local)
     }
@@ -91,7 +100,7 @@ impl Local {
         let mut folders = vec![String::new()];
         while let Some(folder) = folders.pop() {
             let Ok(dir) = self.folder(&folder) else { continue };
-            for (name, kind) in self.fs.entries(dir.as_fd()).unwrap_or_default() {
+            for (name, kind) in self.entries(dir.as_fd(), &folder).unwrap_or_default() {
                 let Some(text) = name.to_str() else { continue };
                 if temporary::is(text) {
                     let stat = self.fs.stat(dir.as_fd(), &name);
@@ -104,6 +113,12 @@ impl Local {
                 }
             }
         }
+    }
+
+    fn entries(&self, dir: BorrowedFd<'_>, folder: &str) -> io::Result<Vec<(OsString, Option<Kind>)>> {
+        let _alone =
+            folder.is_empty().then(|| self.root_entries.lock().unwrap_or_else(PoisonError::into_inner));
+        self.fs.entries(dir)
     }
 
     fn kind(&self, dir: BorrowedFd<'_>, name: &OsStr, known: Option<Kind>) -> io::Result<Kind> {
@@ -150,7 +165,7 @@ impl Local {
     }
 
     fn subfolders(&self, dir: BorrowedFd<'_>, path: &str) -> io::Result<Vec<String>> {
-        let entries = self.fs.entries(dir)?;
+        let entries = self.entries(dir, path)?;
         let is_dir = |name: &OsStr, kind| self.kind(dir, name, kind).is_ok_and(|k| k == Kind::Dir);
         Ok(entries
             .iter()
@@ -311,7 +326,7 @@ impl Local {
             Err(e) => return Err(self.error(e, "list", folder)),
         };
         let dir = dir.as_fd();
-        let entries = self.fs.entries(dir).map_err(|e| self.error(e, "list", folder))?;
+        let entries = self.entries(dir, folder).map_err(|e| self.error(e, "list", folder))?;
         sync_folder(&*self.fs, dir).map_err(|e| self.error(e, "sync", folder))?;
         for (name, kind) in entries {
             let Some(text) = name.to_str() else { continue };

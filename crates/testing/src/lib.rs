@@ -1,1 +1,46 @@
-//! See the crate description.
+//! What the tests of all crates share: trees to back up, foreign programs as witnesses.
+//!
+//! Development only. A helper that cannot do its work panics with the reason: that is a failed test, not a case to
+//! handle. What a machine does not allow (device nodes without root, say) is told in the result and printed, never
+//! skipped in silence.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "development only: a helper that fails is a failed test"
+)]
+
+pub mod fixtures;
+pub mod program;
+
+pub use program::{Outcome, Restic, Rustic};
+
+/// A folder that is removed when dropped, on the file system that `BACKSTAY_TEST_DIR` names, else the system's
+/// temporary folder.
+///
+/// Read-only folders below do not hinder the removal as root only: others call [`unlock`] first.
+#[must_use]
+pub fn temp_dir() -> tempfile::TempDir {
+    let base = std::env::var_os("BACKSTAY_TEST_DIR").map_or_else(std::env::temp_dir, Into::into);
+    tempfile::Builder::new().prefix("backstay-test-").tempdir_in(base).expect("a temporary folder")
+}
+
+/// Makes every folder of a tree writable and searchable for its owner, so that the tree can be removed.
+pub fn unlock(root: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let mut pending = vec![root.to_owned()];
+    while let Some(dir) = pending.pop() {
+        let mode = std::fs::Permissions::from_mode(0o700);
+        if std::fs::set_permissions(&dir, mode).is_err() {
+            continue;
+        }
+        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                pending.push(entry.path());
+            }
+        }
+    }
+}
