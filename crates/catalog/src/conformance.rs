@@ -86,6 +86,11 @@ fn apps_are_unique_by_name_and_home(c: &impl Catalog) {
     let apps = c.apps().unwrap();
     assert_eq!(apps.iter().map(|a| a.name.as_str()).collect::<Vec<_>>(), ["bare", "bare-2", "blog"]);
     assert_eq!(apps[2], blog);
+    c.move_app(&app("bare", Some("/srv/bare"))).unwrap();
+    assert_eq!(c.apps().unwrap()[0], app("bare", Some("/srv/bare")));
+    assert_eq!(code(c.move_app(&app("bare", Some("/srv/blog")))), Code::Conflict);
+    assert_eq!(code(c.move_app(&app("nobody", None))), Code::AppNotFound);
+    c.move_app(&app("bare", None)).unwrap();
 }
 
 fn points_are_a_view_per_vault(c: &impl Catalog) {
@@ -98,6 +103,8 @@ fn points_are_a_view_per_vault(c: &impl Catalog) {
     assert_eq!(c.points("v2").unwrap(), [point("blog", 3)]);
     assert_eq!(c.points("v3").unwrap(), []);
     assert_eq!(c.apps().unwrap().len(), 2);
+    c.change_points("v1", &PointChanges::default(), &[app("other", Some("/srv/blog"))]).unwrap();
+    assert_eq!(c.apps().unwrap()[1], app("other", None));
     let mut pinned = point("blog", 1);
     pinned.point.pinned = true;
     let remove = vec![point("shop", 2).point.snapshot, "unknown".to_owned()];

@@ -131,10 +131,14 @@ pub trait Catalog: Send + Sync {
     /// Adds an app. `AlreadyExists` when the name, or `Conflict` when the home, belongs to another.
     fn add_app(&self, app: &App) -> Result<()>;
 
+    /// Gives a known app another home, none for "not on this machine". `Conflict` when that belongs to another app.
+    fn move_app(&self, app: &App) -> Result<()>;
+
     /// All points known of one vault, newest first.
     fn points(&self, vault: &str) -> Result<Vec<PointRecord>>;
 
-    /// Changes what is known of one vault's points; apps that only points tell of are added with the homes given.
+    /// Changes what is known of one vault's points, and adds `apps` whose names are free (without their
+    /// home where that belongs to another app).
     fn change_points(&self, vault: &str, changes: &PointChanges, apps: &[App]) -> Result<()>;
 
     /// Begins a job in this process with a lease of [`LEASE`]. `AppBusy` when an exclusive job of the app runs.

@@ -260,7 +260,29 @@ impl Catalog for Sqlite {
                         .into()
                 });
             }
-            insert_app(db, app).await
+            insert_app(db, app).await?;
+            Ok(())
+        })
+    }
+
+    fn move_app(&self, app: &App) -> Result<()> {
+        self.write(async |db| {
+            let done = sqlx::query("UPDATE apps SET home = ? WHERE name = ?")
+                .bind(app.home.as_deref().map(path_bytes))
+                .bind(app.name.as_str())
+                .execute(db)
+                .await;
+            match done {
+                Err(e) if e.as_database_error().is_some_and(|e| e.is_unique_violation()) => {
+                    let home = app.home.as_deref().unwrap_or(Path::new("")).display();
+                    Err(Error::new(Code::Conflict, format!("{home} belongs to another app already")).into())
+                }
+                Err(e) => Err(e.into()),
+                Ok(done) if done.rows_affected() == 0 => {
+                    Err(Error::new(Code::AppNotFound, format!("There is no app `{}`", app.name)).into())
+                }
+                Ok(_) => Ok(()),
+            }
         })
     }
 
@@ -303,7 +325,10 @@ impl Catalog for Sqlite {
                 .await?;
             }
             for app in apps {
-                insert_app(db, app).await?;
+                if insert_app(db, app).await? == 0 {
+                    // The home belongs to another app of this machine: only the name is taken on.
+                    insert_app(db, &App { home: None, ..app.clone() }).await?;
+                }
             }
             Ok(())
         })
@@ -436,14 +461,16 @@ impl Catalog for Sqlite {
     }
 }
 
-/// Adds an app unless its name or home is taken.
-async fn insert_app(db: &mut SqliteConnection, app: &App) -> Step<()> {
-    sqlx::query("INSERT INTO apps (name, home, kind, created) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING")
-        .bind(app.name.as_str())
-        .bind(app.home.as_deref().map(path_bytes))
-        .bind(&app.kind)
-        .bind(text(app.created))
-        .execute(db)
-        .await?;
-    Ok(())
+/// Adds an app unless its name or home is taken; gives the number of apps added.
+async fn insert_app(db: &mut SqliteConnection, app: &App) -> Step<u64> {
+    let done = sqlx::query(
+        "INSERT INTO apps (name, home, kind, created) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+    )
+    .bind(app.name.as_str())
+    .bind(app.home.as_deref().map(path_bytes))
+    .bind(&app.kind)
+    .bind(text(app.created))
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
 }

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use backstay_catalog::{Catalog, Clock, End, LEASE, LogLine, NewJob, Work};
 use backstay_model::{
-    AppName, Cancel, Code, Counts, Error, Job, JobId, JobKind, JobState, Phase, Problem, Progress, Result, Step,
+    AppName, Cancel, Code, Counts, Error, Job, JobId, JobKind, JobState, Phase, Problem, Progress, Result,
+    Step,
 };
 
 use crate::secrets::random;
@@ -91,7 +92,8 @@ pub(crate) fn run<T>(
         exclusive: task.exclusive,
     };
     let job = catalog.begin_job(&new)?;
-    let shared = Arc::new(Shared { state: Mutex::default(), ended: Condvar::new(), lost: AtomicBool::new(false) });
+    let shared =
+        Arc::new(Shared { state: Mutex::default(), ended: Condvar::new(), lost: AtomicBool::new(false) });
     let running = Running {
         job,
         catalog: Arc::clone(catalog),
@@ -158,7 +160,10 @@ impl Running<'_> {
     }
 
     fn lease_lost(&self) -> Error {
-        Error::new(Code::LeaseLost, format!("The lease of job {} was lost while it worked", self.job.id.short()))
+        Error::new(
+            Code::LeaseLost,
+            format!("The lease of job {} was lost while it worked", self.job.id.short()),
+        )
     }
 
     /// Writes how the job ended and gives the caller the result.
@@ -188,9 +193,10 @@ impl Running<'_> {
             (Err(e), _) => Err(e),
             // What was done is done and in the vault; only the record says "interrupted".
             (Ok(done), Err(e)) if e.code() == Code::LeaseLost => Ok(done.value),
-            (Ok(done), Err(e)) => {
-                Err(e.context(format!("The work is done ({}), but its record could not be written", done.message)))
-            }
+            (Ok(done), Err(e)) => Err(e.context(format!(
+                "The work is done ({}), but its record could not be written",
+                done.message
+            ))),
             (Ok(done), Ok(())) => Ok(done.value),
         }
     }
@@ -264,8 +270,11 @@ impl Pulse {
         let mut renewed = Instant::now();
         loop {
             let state = self.shared.state();
-            let (state, _) =
-                self.shared.ended.wait_timeout_while(state, WATCH, |s| !s.over).unwrap_or_else(PoisonError::into_inner);
+            let (state, _) = self
+                .shared
+                .ended
+                .wait_timeout_while(state, WATCH, |s| !s.over)
+                .unwrap_or_else(PoisonError::into_inner);
             if state.over {
                 return;
             }
@@ -345,9 +354,10 @@ mod tests {
             job.expect(5, 50);
             job.phase(Phase::Committing);
             job.log("a line");
-            let again = run(&p.catalog, &p.clock, &task(&blog), (&Silent, &Cancel::new()), |_| -> Result<Done<()>> {
-                panic!("must not run");
-            });
+            let again =
+                run(&p.catalog, &p.clock, &task(&blog), (&Silent, &Cancel::new()), |_| -> Result<Done<()>> {
+                    panic!("must not run");
+                });
             assert_eq!(again.unwrap_err().code(), Code::AppBusy);
             job.still_ours()?;
             Ok(Done { value: job.id(), message: "ok".into(), partial: Some(Code::PartiallySucceeded) })

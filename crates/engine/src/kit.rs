@@ -65,7 +65,13 @@ impl Kit {
     }
 
     /// Seals the kit and writes it to a new file.
-    pub fn write(&self, fs: &dyn FileSystem, path: &Path, passphrase: &Secret, work: Option<u8>) -> Result<()> {
+    pub fn write(
+        &self,
+        fs: &dyn FileSystem,
+        path: &Path,
+        passphrase: &Secret,
+        work: Option<u8>,
+    ) -> Result<()> {
         check_passphrase(passphrase)?;
         let sealed = self.seal(passphrase, work)?;
         let folder = match path.parent() {
@@ -120,17 +126,16 @@ impl Kit {
         let decryptor = age::Decryptor::new(ArmoredReader::new(sealed)).map_err(no_kit)?;
         let mut identity = age::scrypt::Identity::new(secret(passphrase));
         identity.set_max_work_factor(WORK_MAX);
-        let mut reader =
-            decryptor.decrypt(std::iter::once(&identity as _)).map_err(|e| match e {
-                Why::DecryptionFailed | Why::KeyDecryptionFailed | Why::NoMatchingKeys => {
-                    Error::new(Code::KitUnreadable, "The passphrase does not open the kit")
-                }
-                other => no_kit(other),
-            })?;
-        let mut json = Zeroizing::new(Vec::new());
-        reader.read_to_end(&mut json).map_err(|e| {
-            Error::new(Code::KitUnreadable, "The kit is damaged").because(e)
+        let mut reader = decryptor.decrypt(std::iter::once(&identity as _)).map_err(|e| match e {
+            Why::DecryptionFailed | Why::KeyDecryptionFailed | Why::NoMatchingKeys => {
+                Error::new(Code::KitUnreadable, "The passphrase does not open the kit")
+            }
+            other => no_kit(other),
         })?;
+        let mut json = Zeroizing::new(Vec::new());
+        reader
+            .read_to_end(&mut json)
+            .map_err(|e| Error::new(Code::KitUnreadable, "The kit is damaged").because(e))?;
         Self::parse(&json)
     }
 

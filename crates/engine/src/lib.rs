@@ -7,13 +7,19 @@
 //! lease of the job in the catalog, the lock files of the vault. A catalog transaction is never held over any of
 //! these or over work in the vault.
 
+mod adopt;
 mod config;
 mod job;
 mod kit;
+mod place;
+mod points;
 mod private;
 mod secrets;
 mod select;
+mod state;
 
+pub use adopt::FOREIGN;
 pub use job::phase_name;
 pub use kit::{PASSPHRASE_MIN, check_passphrase};
 pub use select::Selector;
+pub use state::{Engine, Setup, default_state};

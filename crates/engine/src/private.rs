@@ -66,8 +66,9 @@ pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
 
 /// Makes a folder (mode 0700) with the folders above it, and syncs what holds each new one.
 pub(crate) fn make_folder(fs: &dyn FileSystem, path: &Path) -> Result<()> {
-    make_all(fs, path)
-        .map_err(|e| Error::new(Code::StateAccess, format!("Cannot make the folder {}", path.display())).because(e))
+    make_all(fs, path).map_err(|e| {
+        Error::new(Code::StateAccess, format!("Cannot make the folder {}", path.display())).because(e)
+    })
 }
 
 fn make_all(fs: &dyn FileSystem, path: &Path) -> io::Result<()> {

@@ -69,7 +69,10 @@ impl Selector {
         let local = if has_time {
             text.parse::<civil::DateTime>().ok()
         } else {
-            text.parse::<civil::Date>().ok().and_then(|d| d.tomorrow().ok()).map(|d| d.to_datetime(civil::Time::midnight()))
+            text.parse::<civil::Date>()
+                .ok()
+                .and_then(|d| d.tomorrow().ok())
+                .map(|d| d.to_datetime(civil::Time::midnight()))
         };
         let zoned = local.and_then(|t| t.to_zoned(zone.clone()).ok()).ok_or_else(bad)?;
         let time = if has_time { Some(zoned) } else { zoned.checked_sub(1.nanosecond()).ok() };
@@ -85,7 +88,9 @@ impl Selector {
         match self {
             Selector::Latest(back) => match points.get(*back) {
                 Some(point) => Ok(point),
-                None => none(format!("App `{app}` has {} points, `{self}` is before the oldest", points.len())),
+                None => {
+                    none(format!("App `{app}` has {} points, `{self}` is before the oldest", points.len()))
+                }
             },
             Selector::At(time) => match points.iter().find(|p| p.point.time <= *time) {
                 Some(point) => Ok(point),
@@ -97,7 +102,8 @@ impl Selector {
                     (Some(point), None) => Ok(point),
                     (None, _) => none(format!("App `{app}` has no point {prefix}")),
                     (Some(_), Some(_)) => {
-                        let message = format!("{} points of app `{app}` begin with {prefix}", fits.count() + 2);
+                        let message =
+                            format!("{} points of app `{app}` begin with {prefix}", fits.count() + 2);
                         Err(Error::new(Code::PointAmbiguous, message))
                     }
                 }
@@ -130,7 +136,9 @@ mod tests {
         assert_eq!(parse("2026-11-20 14:00").unwrap(), at("2026-11-20T12:00:00Z"));
         assert_eq!(parse("2026-11-20T14:00").unwrap(), at("2026-11-20T12:00:00Z"));
         assert_eq!(parse("2026-11-20").unwrap(), at("2026-11-20T21:59:59.999999999Z"));
-        for bad in ["", "latest~", "latest~x", "latest2", "yesterday", "2026-13-01", "14:00", "latest~-1", "-1"] {
+        for bad in
+            ["", "latest~", "latest~x", "latest2", "yesterday", "2026-13-01", "14:00", "latest~-1", "-1"]
+        {
             assert_eq!(parse(bad).unwrap_err().code(), Code::InvalidValue, "{bad}");
         }
     }

@@ -1,0 +1,325 @@
+//! Recovery points: the vault's snapshots as the catalog shows them.
+//!
+//! Invariants: the vault is the truth. Whenever it is opened the catalog's view is made equal to it: what is not in
+//! the vault any more goes, what is new is read. A snapshot is a point of Backstay's when its tags say so in full;
+//! every other one is listed as foreign and never changed, only deleted when its id is given. Changing tags writes a
+//! new snapshot before the old one goes; where a crash left both, one is shown and the next change removes the other.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use backstay_catalog::{App, PointChanges, PointRecord};
+use backstay_model::{AppName, Cancel, Code, Error, Origin, Point, PointId, PointStatus, Result};
+use backstay_vault::{Folder, Id, Lock, Snapshot, Strength, Vault};
+
+use crate::adopt::FOREIGN;
+use crate::select::Selector;
+use crate::state::{Engine, OpenVault};
+
+/// The tag all points of Backstay have.
+const MARK: &str = "backstay";
+const PINNED: &str = "pinned";
+const PARTIAL: &str = "status=partial";
+/// How long a short command waits for another program to give the vault free.
+pub(crate) const WAIT: Duration = Duration::from_secs(30);
+
+/// The points of a vault with the vault they lie in.
+pub(crate) struct Points {
+    pub vault: OpenVault,
+    /// Newest first.
+    pub records: Vec<PointRecord>,
+}
+
+impl Points {
+    /// Those of one app, newest first.
+    pub fn of(&self, app: &AppName) -> Vec<PointRecord> {
+        self.records.iter().filter(|r| r.point.app == *app).cloned().collect()
+    }
+}
+
+/// What a command about one point works on.
+pub(crate) struct Found {
+    pub vault: OpenVault,
+    pub record: PointRecord,
+}
+
+/// The tags of a new point.
+pub(crate) fn tags(app: &AppName, id: &PointId, origin: Origin, status: PointStatus) -> Vec<String> {
+    let origin = match origin {
+        Origin::Automatic => "automatic",
+        Origin::Safety => "safety",
+        _ => "manual",
+    };
+    let mut tags =
+        vec![MARK.to_owned(), format!("app={app}"), format!("point={id}"), format!("origin={origin}")];
+    if status == PointStatus::PartiallySucceeded {
+        tags.push(PARTIAL.to_owned());
+    }
+    tags
+}
+
+/// A snapshot as a point.
+pub(crate) fn record(id: &Id, snapshot: &Snapshot) -> Result<PointRecord> {
+    let summary = snapshot.summary.clone().unwrap_or_default();
+    let point = Point {
+        id: foreign_id(id)?,
+        app: AppName::suggest(FOREIGN),
+        time: snapshot.time,
+        origin: Origin::Foreign,
+        status: PointStatus::Succeeded,
+        pinned: false,
+        files: summary.total_files_processed,
+        bytes: summary.total_bytes_processed,
+        added_bytes: summary.data_added_packed,
+        snapshot: id.to_string(),
+    };
+    Ok(PointRecord {
+        point: own(snapshot).map_or(point.clone(), |(id, app, origin)| Point {
+            id,
+            app,
+            origin,
+            status: if snapshot.has_tag(PARTIAL) {
+                PointStatus::PartiallySucceeded
+            } else {
+                PointStatus::Succeeded
+            },
+            pinned: snapshot.has_tag(PINNED),
+            ..point
+        }),
+        host: snapshot.hostname.clone(),
+        paths: snapshot.paths.clone(),
+        tree: snapshot.tree.to_string(),
+    })
+}
+
+/// A foreign snapshot's point id: the first half of the snapshot's.
+fn foreign_id(id: &Id) -> Result<PointId> {
+    let text: String = id.to_string().chars().take(32).collect();
+    Ok(text.parse::<PointId>()?)
+}
+
+/// What the tags of a point of Backstay's say; none where one is missing.
+fn own(snapshot: &Snapshot) -> Option<(PointId, AppName, Origin)> {
+    if !snapshot.has_tag(MARK) {
+        return None;
+    }
+    let origin = match snapshot.tag("origin")? {
+        "automatic" => Origin::Automatic,
+        "safety" => Origin::Safety,
+        "manual" => Origin::Manual,
+        _ => return None,
+    };
+    let app: AppName = snapshot.tag("app")?.parse().ok()?;
+    (app.as_str() != FOREIGN).then_some((snapshot.tag("point")?.parse().ok()?, app, origin))
+}
+
+impl Engine {
+    /// All points of the vault, after the catalog was made equal to it.
+    pub(crate) fn points(&self) -> Result<Points> {
+        let vault = self.vault()?;
+        self.reconcile(vault)
+    }
+
+    pub(crate) fn reconcile(&self, open: OpenVault) -> Result<Points> {
+        let catalog = self.catalog()?;
+        let mut known: HashMap<String, PointRecord> =
+            catalog.points(&open.id)?.into_iter().map(|r| (r.point.snapshot.clone(), r)).collect();
+        let mut changes = PointChanges::default();
+        let mut records = Vec::new();
+        for id in open.vault.ids(Folder::Snapshots)? {
+            if let Some(record) = known.remove(&id.to_string()) {
+                records.push(record);
+                continue;
+            }
+            match open.vault.snapshot(&id) {
+                Ok(snapshot) => changes.add.push(record(&id, &snapshot)?),
+                // Deleted between listing and reading.
+                Err(e) if e.code() == Code::ObjectNotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        changes.remove = known.into_keys().collect();
+        if !changes.is_empty() {
+            catalog.change_points(&open.id, &changes, &apps_of(&changes.add))?;
+            records.extend(changes.add);
+        }
+        records.sort_by(|a, b| (b.point.time, b.point.id).cmp(&(a.point.time, a.point.id)));
+        let mut seen: HashMap<PointId, usize> = HashMap::new();
+        let mut shown: Vec<PointRecord> = Vec::with_capacity(records.len());
+        for record in records {
+            match seen.get(&record.point.id).and_then(|at| shown.get_mut(*at)) {
+                // An interrupted change of tags: the pinned one is shown, since what is pinned is kept.
+                Some(other) if record.point.pinned => *other = record,
+                Some(_) => {}
+                None => {
+                    seen.insert(record.point.id, shown.len());
+                    shown.push(record);
+                }
+            }
+        }
+        Ok(Points { vault: open, records: shown })
+    }
+
+    /// One point of an app. The app is checked first, so that a wrong name is told as that.
+    pub(crate) fn find(&self, app: &str, selector: &Selector) -> Result<Found> {
+        if !self.is_set_up()? {
+            return Err(self.nothing_yet(Code::AppNotFound, &format!("There is no app `{app}`")));
+        }
+        let points = self.points()?;
+        let name = self.listed_app(app, &points)?;
+        let of_app = points.of(&name);
+        let record = selector.pick(app, &of_app)?.clone();
+        Ok(Found { vault: points.vault, record })
+    }
+
+    /// The name of a known app, or of the foreign points.
+    fn listed_app(&self, app: &str, points: &Points) -> Result<AppName> {
+        if let Some(record) = points.records.iter().find(|r| r.point.app.as_str() == app) {
+            return Ok(record.point.app.clone());
+        }
+        Ok(self.known_app(app)?.name)
+    }
+
+    /// The points of one app or of all, newest first; empty for a state in which nothing was done yet.
+    pub fn list(&self, app: Option<&str>) -> Result<Vec<PointRecord>> {
+        if !self.is_set_up()? {
+            return match app {
+                Some(app) => Err(self.nothing_yet(Code::AppNotFound, &format!("There is no app `{app}`"))),
+                None => Ok(Vec::new()),
+            };
+        }
+        let points = self.points()?;
+        match app {
+            Some(app) => Ok(points.of(&self.listed_app(app, &points)?)),
+            None => Ok(points.records),
+        }
+    }
+
+    /// All snapshots of a point: one, or two where a change of tags was interrupted.
+    fn snapshots_of(&self, found: &Found) -> Result<Vec<Id>> {
+        let all = self.catalog()?.points(&found.vault.id)?;
+        let same = all.iter().filter(|r| r.point.id == found.record.point.id);
+        same.map(|r| r.point.snapshot.parse::<Id>().map_err(Error::from)).collect()
+    }
+
+    /// Deletes points: their snapshots go at once, their data with the next prune.
+    pub(crate) fn delete_found(&self, found: &Found, cancel: &Cancel) -> Result<()> {
+        let ids = self.snapshots_of(found)?;
+        let lock = short_lock(&found.vault.vault, cancel)?;
+        found.vault.vault.forget(&ids)?;
+        lock.release()?;
+        let remove = ids.iter().map(ToString::to_string).collect();
+        self.catalog()?.change_points(&found.vault.id, &PointChanges { add: Vec::new(), remove }, &[])
+    }
+
+    /// Pins a point, or takes the pin away. Gives the point as it is then.
+    pub fn pin(&self, app: &str, selector: &Selector, pinned: bool, cancel: &Cancel) -> Result<PointRecord> {
+        let found = self.find(app, selector)?;
+        let point = &found.record.point;
+        if point.origin == Origin::Foreign {
+            let message = format!("Snapshot {} was not written by Backstay", point.id.short());
+            return Err(
+                Error::new(Code::Conflict, message).advise("Only Backstay's own points can be pinned.")
+            );
+        }
+        if point.pinned == pinned {
+            return Ok(found.record);
+        }
+        let vault = &found.vault.vault;
+        let ids = self.snapshots_of(&found)?;
+        let shown: Id = point.snapshot.parse()?;
+        let lock = short_lock(vault, cancel)?;
+        let mut tags = vault.snapshot(&shown)?.tags;
+        tags.retain(|t| t != PINNED);
+        if pinned {
+            tags.push(PINNED.to_owned());
+        }
+        let new_id = vault.retag(&shown, tags)?;
+        let old: Vec<Id> = ids.into_iter().filter(|id| *id != new_id).collect();
+        vault.forget(&old)?;
+        let changed = record(&new_id, &vault.snapshot(&new_id)?)?;
+        lock.release()?;
+        let changes = PointChanges {
+            add: vec![changed.clone()],
+            remove: old.iter().map(ToString::to_string).collect(),
+        };
+        self.catalog()?.change_points(&found.vault.id, &changes, &[])?;
+        Ok(changed)
+    }
+}
+
+pub(crate) fn short_lock(vault: &Vault, cancel: &Cancel) -> Result<Lock> {
+    vault.lock(Strength::Shared, WAIT, cancel)
+}
+
+/// The apps that points tell of, each with the home of its newest point.
+fn apps_of(records: &[PointRecord]) -> Vec<App> {
+    let mut newest: BTreeMap<&AppName, &PointRecord> = BTreeMap::new();
+    for record in records.iter().filter(|r| r.point.origin != Origin::Foreign) {
+        let at = newest.entry(&record.point.app).or_insert(record);
+        if at.point.time < record.point.time {
+            *at = record;
+        }
+    }
+    let mut homes = HashSet::new();
+    let app = |(name, record): (&AppName, &PointRecord)| {
+        let home =
+            record.paths.first().and_then(|p| backstay_tree::path::unescape(p)).map(std::path::PathBuf::from);
+        App {
+            name: name.clone(),
+            home: home.filter(|h| h.is_absolute() && homes.insert(h.clone())),
+            kind: "folder".to_owned(),
+            created: record.point.time,
+        }
+    };
+    newest.into_iter().map(app).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::Timestamp;
+
+    fn snapshot(tags: &[&str]) -> Snapshot {
+        let mut snapshot = Snapshot::new(Timestamp::UNIX_EPOCH, Id::of(b"tree"));
+        snapshot.tags = tags.iter().map(|t| (*t).to_owned()).collect();
+        snapshot.paths = vec!["/srv/blog".to_owned()];
+        snapshot
+    }
+
+    #[test]
+    fn tags_of_a_point_are_read_back() {
+        let app = AppName::suggest("blog");
+        let id = PointId::from_bytes([9; 16]);
+        for (origin, status) in [
+            (Origin::Manual, PointStatus::Succeeded),
+            (Origin::Automatic, PointStatus::PartiallySucceeded),
+            (Origin::Safety, PointStatus::Succeeded),
+        ] {
+            let mut it = snapshot(&[]);
+            it.tags = tags(&app, &id, origin, status);
+            let point = record(&Id::of(b"s"), &it).unwrap().point;
+            assert_eq!((point.id, &point.app, point.origin, point.status), (id, &app, origin, status));
+            assert!(!point.pinned);
+        }
+    }
+
+    #[test]
+    fn what_is_not_wholly_ours_is_foreign() {
+        let id = "point=09090909090909090909090909090909";
+        let cases: [&[&str]; 6] = [
+            &[],
+            &["app=blog", id, "origin=manual"],
+            &["backstay", id, "origin=manual"],
+            &["backstay", "app=blog", "origin=manual"],
+            &["backstay", "app=blog", "point=09", "origin=manual"],
+            &["backstay", "app=foreign", id, "origin=manual"],
+        ];
+        for tags in cases {
+            let record = record(&Id::of(b"s"), &snapshot(tags)).unwrap();
+            assert_eq!(record.point.origin, Origin::Foreign, "{tags:?}");
+            assert_eq!(record.point.app.as_str(), FOREIGN);
+            assert!(record.point.snapshot.starts_with(&record.point.id.to_string()));
+        }
+    }
+}
