@@ -378,7 +378,12 @@ mod tests {
 
     fn names(storage: &dyn Storage) -> Vec<String> {
         let mut names = Vec::new();
-        storage.list("", &mut |o| Ok(names.push(o.name))).unwrap();
+        storage
+            .list("", &mut |o| {
+                names.push(o.name);
+                Ok(())
+            })
+            .unwrap();
         names.sort();
         names
     }

@@ -221,7 +221,12 @@ fn what_a_listing_shows_or_a_refusal_speaks_of_survives_a_power_loss() {
         assert_eq!(put.code(), Code::StorageFailed, "{put:?}");
         if listed {
             let mut seen = false;
-            storage.list("index", &mut |o| Ok(seen |= o.name == "index/two")).unwrap();
+            storage
+                .list("index", &mut |o| {
+                    seen |= o.name == "index/two";
+                    Ok(())
+                })
+                .unwrap();
             assert!(seen);
         } else {
             let again = storage.put("index/two", b"2", Put::IfAbsent).unwrap_err();
