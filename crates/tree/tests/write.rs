@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use backstay_model::Code;
 use backstay_tree::beneath::{Root, writing};
-use backstay_tree::fs::{Call, Fault, Faulty, FileSystem, FileTime, Host, Kind, Rename};
+use backstay_tree::fs::{Call, Fault, Faulty, FileSystem, FileTime, Host, Kill, Kind, Rename};
 use backstay_tree::metadata::{Attribute, Wanted, apply, apply_at};
 use backstay_tree::remove_tree;
 use common::{acl, as_user, folder, host, is_root};
@@ -413,4 +413,29 @@ fn failed_writes_get_the_code_that_says_what_to_do() {
         assert!(e.message().starts_with("Cannot write a\\x0ab"), "{e}");
         assert_eq!(e.causes().len(), 1);
     }
+}
+
+#[test]
+fn a_removal_killed_at_any_point_goes_on_where_it_was() {
+    let mut points = 0;
+    for point in 1.. {
+        let (dir, root) = folder();
+        std::fs::create_dir_all(dir.path().join("victim/a/b")).unwrap();
+        std::fs::create_dir_all(dir.path().join("victim/c")).unwrap();
+        for name in ["f", "a/f", "a/b/f", "a/b/g"] {
+            std::fs::write(dir.path().join("victim").join(name), b"x").unwrap();
+        }
+        let fs = Faulty::new(host());
+        fs.kill_at(point, if point % 2 == 0 { Kill::Before } else { Kill::After });
+        let result = remove_tree(&fs, root.as_fd(), n("victim"));
+        assert_eq!(result.is_ok(), fs.killed_at().is_none());
+        remove_tree(&Host, root.as_fd(), n("victim")).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        if result.is_ok() {
+            break;
+        }
+        points += 1;
+    }
+    println!("{points} points");
+    assert_eq!(points, 8);
 }
