@@ -71,6 +71,8 @@ codes! {
     PathNotFound, No, 4, "`backstay files APP POINT` lists what the point holds.";
     /// No job of that id.
     JobNotFound, No, 4, "`backstay job list` shows the jobs.";
+    /// No key of that id in the vault.
+    KeyNotFound, No, 4, "`backstay vault key list` shows the keys.";
     /// There is no vault at the place named.
     VaultNotFound, No, 4, "Check the place. `backstay vault init` makes a new vault; it never does so by itself where one was expected.";
     /// An object that should exist is not in the storage.
