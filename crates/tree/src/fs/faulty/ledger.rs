@@ -2,7 +2,8 @@
 //!
 //! The model, on purpose harsher than most file systems: a change of a folder's entries is durable once the folder
 //! has been synced (a rename between folders once both have); content is durable once the file has been synced;
-//! changes of metadata are durable at once. A new name does not become durable by syncing the file it names.
+//! changes of metadata are durable at once. A new name does not become durable by syncing the file it names. What
+//! was moved out of a folder that is gone for good is durable where it is.
 //!
 //! Invariant: for every name that a change not yet durable is about, `base` tells what the disk has under it,
 //! and every node that a name may get back is still linked somewhere, in the tree or in the folder `aside`.
@@ -41,6 +42,20 @@ struct Set {
     synced: bool,
 }
 
+/// One call that changed names: its sets survive together.
+#[derive(Debug)]
+struct Change {
+    sets: Vec<Set>,
+    /// The folder that it removed. Once that is durable nothing can be synced in it any more.
+    removed: Option<Id>,
+}
+
+impl Change {
+    fn is_synced(&self) -> bool {
+        self.sets.iter().all(|set| set.synced)
+    }
+}
+
 /// A change of content.
 #[derive(Debug)]
 pub(super) enum Content {
@@ -66,8 +81,8 @@ pub(super) struct Ledger {
     aside: OwnedFd,
     handles: HashMap<Id, OwnedFd>,
     base: Places,
-    /// Changes that are not durable, oldest first; the sets of one change survive together.
-    pending: Vec<Vec<Set>>,
+    /// Changes that are not durable, oldest first.
+    pending: Vec<Change>,
     files: BTreeMap<Id, Unsynced>,
 }
 
@@ -121,7 +136,7 @@ impl Ledger {
             sets.push(Set { place, node: new, synced: false });
         }
         if !sets.is_empty() {
-            self.pending.push(sets);
+            self.pending.push(Change { sets, removed: None });
         }
         Ok(made)
     }
@@ -146,7 +161,11 @@ impl Ledger {
                 let name_aside = kept_name(node);
                 self.change(&[(dir, name)], || {
                     fs.rename(dir, name, aside.as_fd(), &name_aside, Rename::NoReplace)
-                })
+                })?;
+                if let Some(change) = self.pending.last_mut() {
+                    change.removed = Some(node.id);
+                }
+                Ok(())
             }
             // It fails; the kernel knows how.
             _ => fs.remove_dir(dir, name),
@@ -165,12 +184,31 @@ impl Ledger {
         if how == Rename::Replace {
             match (self.node(from, from_name)?, self.node(to, to_name)?) {
                 (Some(source), Some(target)) if source.dir && target.dir && source != target => {
-                    self.remove_dir(to, to_name)?;
+                    return self.rename_over_folder((from, from_name), (to, to_name), target);
                 }
                 _ => self.keep_file(to, to_name)?,
             }
         }
         self.change(&[(from, from_name), (to, to_name)], || fs.rename(from, from_name, to, to_name, how))
+    }
+
+    /// Moves a folder over an empty one, by moving that one aside first.
+    fn rename_over_folder(
+        &mut self,
+        from: (BorrowedFd<'_>, &OsStr),
+        to: (BorrowedFd<'_>, &OsStr),
+        target: Node,
+    ) -> io::Result<()> {
+        let fs = self.fs.clone();
+        self.remove_dir(to.0, to.1)?;
+        let moved = self.change(&[from, to], || fs.rename(from.0, from.1, to.0, to.1, Rename::NoReplace));
+        if moved.is_err() {
+            // Refused (into itself, say): as if nothing had been tried.
+            fs.rename(self.aside.as_fd(), &kept_name(target), to.0, to.1, Rename::NoReplace)?;
+            self.pending.pop();
+            self.forget()?;
+        }
+        moved
     }
 
     /// After a file was created: its content is not durable until it is synced.
@@ -215,24 +253,33 @@ impl Ledger {
             self.files.remove(&stat.id());
             return Ok(());
         }
-        for set in self.pending.iter_mut().flatten().filter(|set| set.place.0 == stat.id()) {
-            set.synced = true;
-        }
-        let mut pending: Vec<Vec<Set>> = Vec::new();
-        for sets in std::mem::take(&mut self.pending) {
-            if !sets.iter().all(|set| set.synced) {
-                pending.push(sets);
-                continue;
-            }
-            for set in sets {
-                // What an older change, not durable as a whole, did to this name is overtaken.
-                pending.iter_mut().for_each(|older| older.retain(|o| o.place != set.place));
-                self.base.insert(set.place, set.node);
-            }
-        }
-        pending.retain(|sets| !sets.is_empty());
-        self.pending = pending;
+        self.folder_synced(stat.id());
         self.forget()
+    }
+
+    /// What was changed in a folder, and what hangs on it, becomes durable.
+    fn folder_synced(&mut self, folder: Id) {
+        let mut folders = vec![folder];
+        while let Some(folder) = folders.pop() {
+            for set in self.pending.iter_mut().flat_map(|c| &mut c.sets).filter(|s| s.place.0 == folder) {
+                set.synced = true;
+            }
+            let mut pending: Vec<Change> = Vec::new();
+            for change in std::mem::take(&mut self.pending) {
+                if !change.is_synced() {
+                    pending.push(change);
+                    continue;
+                }
+                folders.extend(change.removed);
+                for set in change.sets {
+                    // What an older change, not durable as a whole, did to this name is overtaken.
+                    pending.iter_mut().for_each(|older| older.sets.retain(|o| o.place != set.place));
+                    self.base.insert(set.place, set.node);
+                }
+            }
+            pending.retain(|change| !change.sets.is_empty());
+            self.pending = pending;
+        }
     }
 
     /// Lets go of what no pending change needs.
@@ -243,7 +290,7 @@ impl Ledger {
             return self.clear_aside();
         }
         let pending = &self.pending;
-        self.base.retain(|place, _| pending.iter().flatten().any(|set| set.place == *place));
+        self.base.retain(|place, _| pending.iter().flat_map(|c| &c.sets).any(|set| set.place == *place));
         let base = &self.base;
         self.handles.retain(|id, _| base.keys().any(|(dir, _)| dir == id));
         Ok(())
@@ -277,12 +324,12 @@ impl Ledger {
     /// What each name leads to after the loss.
     fn survivors(&mut self, mut dice: Option<&mut Dice>) -> Places {
         let mut want = std::mem::take(&mut self.base);
-        for sets in std::mem::take(&mut self.pending) {
+        for change in std::mem::take(&mut self.pending) {
             let survives = dice.as_mut().is_some_and(|dice| dice.below(2) == 0);
             if !survives {
                 continue;
             }
-            for set in sets {
+            for set in change.sets {
                 // A folder has one name: the newest one.
                 if let Some(node) = set.node.filter(|node| node.dir) {
                     want.values_mut().filter(|other| **other == Some(node)).for_each(|other| *other = None);
