@@ -12,6 +12,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::io::Errno;
+
 mod faulty;
 mod host;
 
@@ -125,15 +127,22 @@ fn open_level_by_level<F: FileSystem + ?Sized>(
 ) -> io::Result<OwnedFd> {
     let device = fs.stat_handle(dir)?.device;
     let mut at: Option<OwnedFd> = None;
-    for name in path.as_os_str().as_bytes().split(|b| *b == b'/') {
-        let next = fs.open_dir(at.as_ref().map_or(dir, AsFd::as_fd), OsStr::from_bytes(name))?;
+    for name in path.as_os_str().as_bytes().split(|b| *b == b'/').map(OsStr::from_bytes) {
+        let from = at.as_ref().map_or(dir, AsFd::as_fd);
+        let next = match fs.open_dir(from, name) {
+            Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
+                let is_link = fs.stat(from, name).is_ok_and(|stat| stat.kind == Kind::Symlink);
+                return Err(if is_link { Errno::LOOP.into() } else { e });
+            }
+            opened => opened?,
+        };
         let stat = fs.stat_handle(next.as_fd())?;
         if stat.is_mount_in(device) {
-            return Err(rustix::io::Errno::XDEV.into());
+            return Err(Errno::XDEV.into());
         }
         at = Some(next);
     }
-    at.ok_or_else(|| rustix::io::Errno::INVAL.into())
+    at.ok_or_else(|| Errno::INVAL.into())
 }
 
 /// System calls on file systems. Errors are those of the kernel. Handles are real descriptors.
@@ -144,7 +153,7 @@ pub trait FileSystem: Send + Sync + fmt::Debug {
     /// Opens a folder inside a folder.
     fn open_dir(&self, dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd>;
     /// Opens a folder any number of levels below `dir` (`path` is relative, of plain components). No component may
-    /// be a link (`ELOOP`, or `ENOTDIR`), no mount is entered (`EXDEV`).
+    /// be a link (`ELOOP`), no mount is entered (`EXDEV`).
     ///
     /// This body is the slower way for kernels without `openat2`; it is checked level by level.
     fn open_dir_beneath(&self, dir: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use crate::fs::{FileSystem, Kind, Stat};
+use crate::fs::{FileSystem, Kind, Stat, is_component};
 
 /// Folders and files that are not part of a tree though they lie in it, known by device and inode, so that no
 /// other name of them (a link to the folder, a bind mount) gets them in.
@@ -123,7 +123,11 @@ pub fn open_folder(
     name: &OsStr,
     device: u64,
 ) -> io::Result<(OwnedFd, Stat)> {
-    let handle = fs.open_dir(dir, name)?;
+    if !is_component(name) {
+        return Err(Errno::INVAL.into());
+    }
+    // Not `open_dir`: where the kernel has `openat2`, it refuses mounts itself, those on the same device too.
+    let handle = fs.open_dir_beneath(dir, Path::new(name))?;
     let stat = fs.stat_handle(handle.as_fd())?;
     if stat.is_mount_in(device) { Err(Errno::XDEV.into()) } else { Ok((handle, stat)) }
 }

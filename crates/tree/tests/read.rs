@@ -25,7 +25,9 @@ fn n(name: &str) -> &OsStr {
 const EIO: i32 = 5;
 const ENOENT: i32 = 2;
 const EXDEV: i32 = 18;
+const EINVAL: i32 = 22;
 const EMFILE: i32 = 24;
+const ELOOP: i32 = 40;
 const ESTALE: i32 = 116;
 
 #[test]
@@ -112,6 +114,12 @@ fn a_swapped_entry_is_noticed_when_it_is_opened() {
     let device = Host.stat_handle(root.as_fd()).unwrap().device;
     assert_eq!(errno(open_regular(&Host, root.as_fd(), n("f"), device)), ESTALE);
     assert_eq!(errno(open_regular(&Host, root.as_fd(), n("d"), device)), ESTALE);
+    std::fs::create_dir(dir.path().join("d/e")).unwrap();
+    for bad in ["d/e", "..", ".", "/"] {
+        assert_eq!(errno(open_folder(&Host, root.as_fd(), n(bad), device)), EINVAL, "{bad}");
+    }
+    symlink("d", dir.path().join("l")).unwrap();
+    assert_eq!(errno(open_folder(&Host, root.as_fd(), n("l"), device)), ELOOP);
 }
 
 #[test]
@@ -250,7 +258,7 @@ fn no_more_handles_is_an_error_and_not_a_wrong_answer() {
     let root = fs.open_root(dir.path()).unwrap();
     let mut trail = Trail::new(&fs, root).unwrap();
     trail.enter(n("a")).unwrap();
-    fs.fail(Fault::of(Call::OpenDir, EMFILE).times(1));
+    fs.fail(Fault::of(Call::OpenDirBeneath, EMFILE).times(1));
     assert_eq!(errno(trail.enter(n("b"))), EMFILE);
     assert_eq!(trail.depth(), 1);
     trail.enter(n("b")).unwrap();

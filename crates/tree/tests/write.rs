@@ -55,6 +55,11 @@ fn folders_are_made_and_opened_beneath_the_root_only() {
             assert!(matches!(e.code(), Code::UnsafePath | Code::RestoreIncomplete), "{bad}: {e:?}");
             root.open_dir(Path::new(bad)).unwrap_err();
         }
+        for bad in ["link", "link/x"] {
+            assert_eq!(root.make_dirs(Path::new(bad)).unwrap_err().code(), Code::UnsafePath, "{bad}");
+        }
+        std::fs::write(dir.path().join("root/file"), b"x").unwrap();
+        assert_eq!(root.make_dirs(Path::new("file")).unwrap_err().code(), Code::RestoreIncomplete);
     }
     assert_eq!(std::fs::read_dir(dir.path().join("outside")).unwrap().count(), 0);
     let e = Root::open(host(), &dir.path().join("nothing\n")).unwrap_err();

@@ -172,7 +172,8 @@ impl FileSystem for Host {
         if NO_OPENAT2.load(Ordering::Relaxed) {
             return open_level_by_level(self, dir, path);
         }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // Without O_NOFOLLOW a link at the end is told as one (ELOOP), not as something that is no folder.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
         loop {
             match rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve) {
