@@ -38,6 +38,10 @@ pub enum ProblemKind {
     Unreadable,
     /// It changed while it was read; the copy in the point may mix old and new.
     Changed,
+    /// It became longer while it was read (a log, say): the point has it up to the length it had. Not a failure.
+    Grew,
+    /// It belongs to Backstay itself (state, vault): left out. Not a failure.
+    Excluded,
     /// It was there when the folder was listed and gone when it was read. Not a failure.
     Vanished,
     /// A socket: it has no content to save.
@@ -58,7 +62,14 @@ impl ProblemKind {
     /// Whether it makes the result partial. What is left out by design does not.
     #[must_use]
     pub fn is_failure(self) -> bool {
-        !matches!(self, ProblemKind::Vanished | ProblemKind::Socket | ProblemKind::Mount)
+        !matches!(
+            self,
+            ProblemKind::Vanished
+                | ProblemKind::Grew
+                | ProblemKind::Socket
+                | ProblemKind::Mount
+                | ProblemKind::Excluded
+        )
     }
 }
 

@@ -1,1 +1,404 @@
-//! Backing up.
+//! Backing up: from a file tree, streams and small documents to one snapshot.
+//!
+//! Invariants:
+//! * Nothing is visible before [`SnapshotWriter::commit`]: the snapshot object is written last of all, after every
+//!   pack and index object it needs is durable, and after the lock and the packs were looked at once more.
+//! * A crash or error at any point leaves at most packs and index objects that nothing refers to.
+//! * What could not be read is in the result; the caller decides what to call the point.
+//!
+//! Crash story of the local file index: see [`file_index`].
+
+mod file_index;
+mod folder;
+mod past;
+mod queue;
+mod read;
+mod session;
+mod walk;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use backstay_model::{Cancel, Code, Counts, Error, Phase, Problem, Progress, Result};
+use backstay_tree::fs::{FileSystem, FileTime, Kind};
+use backstay_tree::{Exclusions, Owners};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+
+pub use walk::SparseFile;
+
+use crate::chunker::{Chunker, Sizes};
+use crate::id::Id;
+use crate::lock::Lock;
+use crate::node::{Node, TreeBuilder};
+use crate::snapshot::{Snapshot, Summary};
+use crate::vault::{Folder, Vault};
+use file_index::FileIndex;
+use folder::node;
+use past::{Origin, PastEntry};
+use queue::Queue;
+use session::{Session, Uploads, Worker};
+use walk::{Report, Tally, Task, Walk};
+
+/// zstd's level unless another is asked for.
+pub const DEFAULT_LEVEL: i32 = 3;
+
+/// Name of the folder that groups entries saved as `group/name`.
+type Groups = BTreeMap<String, Vec<Node>>;
+
+/// What to save of a file tree.
+#[derive(Debug, Default)]
+pub struct TreeOptions {
+    /// What is not part of it although it lies in it.
+    pub exclusions: Exclusions,
+    /// The snapshot to compare with: what is as it was there is not read.
+    pub parent: Option<Id>,
+    /// The local file that makes comparing fast; made when missing, never trusted without check.
+    pub file_index: Option<PathBuf>,
+}
+
+/// What was saved of a file tree.
+#[derive(Debug)]
+pub struct TreeSummary {
+    /// Its tree in the vault.
+    pub tree: Id,
+    /// Files and bytes of content in it.
+    pub counts: Counts,
+    /// What a person should know: what could not be read, what was left out.
+    pub problems: Vec<Problem>,
+    /// Where the holes of its sparse files are; a restore needs it to make them again.
+    pub sparse: Vec<SparseFile>,
+}
+
+/// What a snapshot says beside its content.
+#[derive(Clone, Debug)]
+pub struct SnapshotDetails {
+    /// When the reading began.
+    pub time: Timestamp,
+    /// The paths it stands for.
+    pub paths: Vec<String>,
+    /// Labels.
+    pub tags: Vec<String>,
+    /// The snapshot it was compared with.
+    pub parent: Option<Id>,
+}
+
+/// What a finished backup was.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    /// The snapshot's id.
+    pub id: Id,
+    /// The snapshot.
+    pub snapshot: Snapshot,
+}
+
+struct PendingIndex {
+    index: FileIndex,
+    tree: Id,
+    block: past::Block,
+    started: FileTime,
+}
+
+/// A backup under way. Dropping it leaves nothing visible.
+pub struct SnapshotWriter {
+    session: Arc<Session>,
+    uploads: Option<Uploads>,
+    started: Timestamp,
+    nodes: Vec<Node>,
+    groups: Groups,
+    indexes: Vec<PendingIndex>,
+    tally: Tally,
+}
+
+impl Vault {
+    /// Begins a backup under a lock that the caller holds until it is committed.
+    pub fn begin(&self, _lock: &Lock, level: i32, cancel: &Cancel) -> Result<SnapshotWriter> {
+        let (session, uploads) = Session::begin(self, level, cancel)?;
+        Ok(SnapshotWriter {
+            session,
+            uploads: Some(uploads),
+            started: Timestamp::now(),
+            nodes: Vec::new(),
+            groups: Groups::new(),
+            indexes: Vec::new(),
+            tally: Tally::default(),
+        })
+    }
+}
+
+fn ended() -> Error {
+    Error::new(Code::Internal, "The backup has ended")
+}
+
+fn file_time(time: Timestamp) -> FileTime {
+    let nanos = time.as_nanosecond();
+    FileTime {
+        secs: i64::try_from(nanos.div_euclid(1_000_000_000)).unwrap_or(0),
+        nanos: u32::try_from(nanos.rem_euclid(1_000_000_000)).unwrap_or(0),
+    }
+}
+
+impl SnapshotWriter {
+    /// When it began.
+    #[must_use]
+    pub fn started(&self) -> Timestamp {
+        self.started
+    }
+
+    fn worker(&self) -> Result<Worker> {
+        Worker::new(&self.session, self.uploads.as_ref().ok_or_else(ended)?)
+    }
+
+    /// Saves a folder and all in it as `name` in the snapshot's root.
+    pub fn save_tree(
+        &mut self,
+        name: &str,
+        fs: &Arc<dyn FileSystem>,
+        home: &Path,
+        options: TreeOptions,
+        progress: &dyn Progress,
+    ) -> Result<TreeSummary> {
+        progress.phase(Phase::Reading);
+        let unreadable = |e| match std::io::Error::kind(&e) {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
+                Error::new(Code::SourceNotFound, format!("There is no folder {}", home.display())).because(e)
+            }
+            _ => backstay_tree::beneath::reading("Cannot read the folder", home, e),
+        };
+        let started = file_time(Timestamp::now());
+        let root = fs.open_root(home).map_err(unreadable)?;
+        let device = fs.stat_handle(root.as_fd()).map_err(unreadable)?.device;
+        let parent = options.parent.and_then(|id| self.past_of_snapshot(&id, name));
+        let expected = parent.as_ref().and_then(|(node, _)| node.subtree);
+        let index = options
+            .file_index
+            .as_deref()
+            .and_then(|p| FileIndex::open(p, self.identity(name, home), expected));
+        let (root_past, limit) = past_of_root(index.as_ref(), parent);
+        let first = Task::Folder { parent: None, handle: Arc::new(root), name: OsString::new() };
+        let walk = Walk {
+            home: home.to_owned(),
+            session: Arc::clone(&self.session),
+            fs: Arc::clone(fs),
+            owners: Owners::new(),
+            exclusions: options.exclusions,
+            device,
+            index,
+            root_past,
+            limit,
+            queue: Queue::new(first),
+            progress,
+            report: Mutex::new(Report::default()),
+            tally: std::mem::take(&mut self.tally),
+            finished: Mutex::new(None),
+            loose: AtomicUsize::new(0),
+            zero_piece: OnceLock::new(),
+        };
+        let workers: Vec<Worker> = (0..crate::workers()).map(|_| self.worker()).collect::<Result<_>>()?;
+        let mut workers = workers.into_iter();
+        let own = workers.next().ok_or_else(ended)?;
+        std::thread::scope(|scope| {
+            for worker in workers {
+                scope.spawn(|| walk.work(worker));
+            }
+            walk.work(own);
+        });
+        self.session.check()?;
+        self.conclude(name, walk, started)
+    }
+
+    fn conclude(&mut self, name: &str, walk: Walk<'_>, started: FileTime) -> Result<TreeSummary> {
+        let Walk { index, owners, device, report, tally, finished, .. } = walk;
+        let done = finished
+            .into_inner()
+            .ok_or_else(|| Error::new(Code::Internal, "The walk did not come to its end"))?;
+        let tree = done.entry.tree.ok_or_else(ended)?;
+        if let (Some(index), Some(block)) = (index, done.block()) {
+            self.indexes.push(PendingIndex { index, tree, block, started });
+        }
+        let entry = PastEntry { name: name.into(), ..done.entry };
+        self.nodes.push(node(&done.stat, &entry, &owners, device));
+        let counts = Counts {
+            files: tally.files.load(Ordering::Relaxed),
+            bytes: tally.bytes.load(Ordering::Relaxed),
+            ..Counts::default()
+        };
+        self.tally = tally;
+        let Report { mut problems, mut sparse } = report.into_inner();
+        problems.sort_by(|a, b| a.path.cmp(&b.path));
+        sparse.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(TreeSummary { tree, counts, problems, sparse })
+    }
+
+    /// What tells one file index from another: the vault, the name and the place.
+    fn identity(&self, name: &str, home: &Path) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.session.vault.config().id.0);
+        for part in [name.as_bytes(), home.as_os_str().as_encoded_bytes()] {
+            hasher.update(&u64::try_from(part.len()).unwrap_or(0).to_le_bytes()).update(part);
+        }
+        *hasher.finalize().as_bytes()
+    }
+
+    /// The node of that name in a snapshot's root, and when the snapshot was begun. A parent that cannot be read
+    /// is no parent.
+    fn past_of_snapshot(&self, id: &Id, name: &str) -> Option<(Node, Timestamp)> {
+        let vault = &self.session.vault;
+        let snapshot = vault.snapshot(id).ok()?;
+        let place = self.session.index().find(crate::blob::BlobKind::Tree, &snapshot.tree)?;
+        let json = vault.read_blob(crate::blob::BlobKind::Tree, &snapshot.tree, &place).ok()?;
+        let nodes = crate::node::parse_tree(&json).ok()?;
+        let node = nodes.into_iter().find(|n| n.name == name)?;
+        Some((node, snapshot.time))
+    }
+
+    /// Saves a small document as `name` (or `group/name`) in the snapshot.
+    pub fn save_bytes(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        let mut reader = bytes;
+        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        self.save_stream(name, &mut reader, length).map(|_size| ())
+    }
+
+    /// Saves what a reader gives as `name` (or `group/name`); `expected_bytes` decides how finely it is cut.
+    /// Gives the bytes read. An error of the reader ends the backup.
+    pub fn save_stream(&mut self, name: &str, reader: &mut dyn Read, expected_bytes: u64) -> Result<u64> {
+        let chunker = Chunker::new(self.session.vault.master(), Sizes::for_stream(expected_bytes));
+        let max = chunker.sizes().max;
+        let mut worker = self.worker()?;
+        let (mut buffer, mut filled, mut size) = (vec![0u8; max * 2], 0, 0);
+        let mut content = Vec::new();
+        loop {
+            self.session.go_on().or_else(|_stopped| self.session.check())?;
+            let room = buffer.get_mut(filled..).unwrap_or_default();
+            let read = match reader.read(room) {
+                Ok(read) => read,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(Error::new(Code::System, format!("Reading `{name}` failed")).because(e)),
+            };
+            filled += read;
+            size += u64::try_from(read).unwrap_or(0);
+            let mut start = 0;
+            while filled > start && (read == 0 || filled - start >= max) {
+                let rest = buffer.get(start..filled).unwrap_or_default();
+                let piece = rest.get(..chunker.cut(rest)).unwrap_or(rest);
+                content.push(worker.store_data(piece)?);
+                start += piece.len();
+            }
+            buffer.copy_within(start..filled, 0);
+            filled -= start;
+            if read == 0 {
+                break;
+            }
+        }
+        worker.end();
+        let time = file_time(self.started);
+        let (group, name) = name.rsplit_once('/').map_or((None, name), |(g, n)| (Some(g), n));
+        let node = Node { name: name.into(), kind: Some(Kind::File), content, size, ..document(time) };
+        match group {
+            Some(group) => self.groups.entry(group.to_owned()).or_default().push(node),
+            None => self.nodes.push(node),
+        }
+        Ok(size)
+    }
+
+    /// Writes the snapshot: the one step that makes the point exist.
+    pub fn commit(
+        mut self,
+        lock: &Lock,
+        details: SnapshotDetails,
+        progress: &dyn Progress,
+    ) -> Result<Committed> {
+        progress.phase(Phase::Committing);
+        let tree = self.write_root()?;
+        let uploads = self.uploads.take().ok_or_else(ended)?;
+        self.session.finish(uploads)?;
+        let mut snapshot = Snapshot::new(details.time, tree);
+        snapshot.paths = details.paths;
+        snapshot.tags = details.tags;
+        snapshot.parent = details.parent;
+        snapshot.hostname = crate::process::Process::current().hostname;
+        snapshot.username = crate::vault::username();
+        snapshot.uid = rustix::process::getuid().as_raw();
+        snapshot.gid = rustix::process::getgid().as_raw();
+        snapshot.summary = Some(self.summary());
+        self.session.cancel.check()?;
+        lock.check()?;
+        self.session.check_packs()?;
+        let id = self.session.vault.put_json(Folder::Snapshots, &snapshot)?;
+        for pending in self.indexes {
+            // The index is a cache: without it the next backup is slower, nothing else.
+            let _slower = pending.index.commit(pending.tree, pending.block, pending.started);
+        }
+        Ok(Committed { id, snapshot })
+    }
+
+    fn write_root(&mut self) -> Result<Id> {
+        let mut worker = self.worker()?;
+        let time = file_time(self.started);
+        for (name, nodes) in std::mem::take(&mut self.groups) {
+            let subtree = Some(worker.store_tree(&tree_of(nodes))?);
+            let folder =
+                Node { name: name.into(), kind: Some(Kind::Dir), mode: 0o700, subtree, ..document(time) };
+            self.nodes.push(folder);
+        }
+        let tree = worker.store_tree(&tree_of(std::mem::take(&mut self.nodes)))?;
+        worker.end();
+        Ok(tree)
+    }
+
+    fn summary(&self) -> Summary {
+        let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        let (added, tally) = (&self.session.added, &self.tally);
+        Summary {
+            backup_start: Some(self.started),
+            backup_end: Some(Timestamp::now()),
+            files_new: get(&tally.new),
+            files_changed: get(&tally.changed),
+            files_unmodified: get(&tally.unmodified),
+            dirs_new: get(&tally.dirs_new),
+            dirs_changed: get(&tally.dirs_changed),
+            dirs_unmodified: get(&tally.dirs_unmodified),
+            data_blobs: get(&added.data_blobs),
+            tree_blobs: get(&added.tree_blobs),
+            data_added: get(&added.plain_bytes),
+            data_added_packed: get(&added.stored_bytes),
+            total_files_processed: get(&tally.files),
+            total_bytes_processed: get(&tally.bytes),
+            other: serde_json::Map::new(),
+        }
+    }
+}
+
+fn document(time: FileTime) -> Node {
+    let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+    Node { mode: 0o600, mtime: time, ctime: time, uid, gid, links: 1, ..Node::default() }
+}
+
+fn tree_of(mut nodes: Vec<Node>) -> Vec<u8> {
+    nodes.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut builder = TreeBuilder::new(Vec::new());
+    nodes.iter().for_each(|n| builder.push(n));
+    builder.finish()
+}
+
+/// What is known of the root folder, and from what time on a change could hide behind an equal time stamp.
+fn past_of_root(
+    index: Option<&FileIndex>,
+    parent: Option<(Node, Timestamp)>,
+) -> (Option<PastEntry>, FileTime) {
+    let Some((node, time)) = parent else { return (None, FileTime::default()) };
+    let mut started = file_time(time);
+    let mut past = PastEntry::from_node(node);
+    if let (Some(past), Some(slot)) = (&mut past, index.and_then(FileIndex::slot)) {
+        past.origin = Some(Origin::Block(slot.root));
+        started = slot.started;
+    }
+    // Time stamps of files are coarser than the clock: what changed in the last second is read again.
+    (past, FileTime { secs: started.secs - 1, ..started })
+}

@@ -36,7 +36,7 @@ pub struct Nonces {
 
 impl Nonces {
     /// A fresh one.
-    pub fn next(&mut self) -> Result<[u8; NONCE]> {
+    pub fn take(&mut self) -> Result<[u8; NONCE]> {
         if let Some(nonce) = self.ready.pop() {
             return Ok(nonce);
         }

@@ -254,10 +254,10 @@ mod tests {
     fn pack(number: u32, blobs: u32) -> IndexedPack {
         let blob = |n: u32| IndexedBlob {
             id: Id::of(&(number * 100_000 + n).to_le_bytes()),
-            kind: if n % 5 == 0 { BlobKind::Tree } else { BlobKind::Data },
+            kind: if n.is_multiple_of(5) { BlobKind::Tree } else { BlobKind::Data },
             offset: n * 10,
             length: 40,
-            uncompressed_length: (n % 2 == 0).then_some(n + 1),
+            uncompressed_length: n.is_multiple_of(2).then_some(n + 1),
         };
         IndexedPack { id: Id::of(&number.to_be_bytes()), blobs: (0..blobs).map(blob).collect() }
     }

@@ -15,6 +15,7 @@
 pub mod backup;
 pub mod blob;
 pub mod check;
+pub mod chunker;
 pub mod compress;
 pub mod config;
 pub mod copy;

@@ -54,6 +54,14 @@ pub struct PackBuffer {
     blobs: Vec<PackedBlob>,
 }
 
+/// What became of a pack that another one was to take over.
+pub enum Absorbed {
+    /// All of it was taken; its buffer is free.
+    Whole(Vec<u8>),
+    /// It stays a pack of its own.
+    TooLarge(PackBuffer),
+}
+
 fn too_large() -> Error {
     Error::new(Code::LimitExceeded, "A piece of data is too large for a pack")
 }
@@ -101,7 +109,7 @@ impl PackBuffer {
         cipher: &Cipher,
         nonces: &mut Nonces,
     ) -> Result<u32> {
-        let nonce = nonces.next()?;
+        let nonce = nonces.take()?;
         let room = self.room(data.len() + OVERHEAD)?;
         let (_, text) = room.split_at_mut_checked(NONCE).ok_or_else(too_large)?;
         let packed = compressor.and_then(|c| c.compress(data, text));
@@ -130,11 +138,11 @@ impl PackBuffer {
         Ok(stored)
     }
 
-    /// Takes over the blobs of another pack of the same kind, as far as both stay one pack; else gives it back.
-    pub fn absorb(&mut self, other: PackBuffer) -> Result<Option<PackBuffer>> {
+    /// Takes over the blobs of another pack of the same kind, as far as both together are about one pack.
+    pub fn absorb(&mut self, other: PackBuffer) -> Result<Absorbed> {
         let limit = if self.kind == BlobKind::Data { DATA_PACK } else { TREE_PACK };
         if other.kind != self.kind || self.used + other.used > limit + (limit >> 2) {
-            return Ok(Some(other));
+            return Ok(Absorbed::TooLarge(other));
         }
         for blob in &other.blobs {
             let start = usize::try_from(blob.offset).map_err(|_large| too_large())?;
@@ -142,13 +150,13 @@ impl PackBuffer {
             let sealed = other.bytes.get(start..start + length).ok_or_else(too_large)?;
             self.push_sealed(blob.id, sealed, blob.uncompressed)?;
         }
-        Ok(None)
+        Ok(Absorbed::Whole(other.bytes))
     }
 
     /// Adds the header and names the pack.
     pub fn close(mut self, cipher: &Cipher, nonces: &mut Nonces) -> Result<Pack> {
         let header = write_header(&self.blobs);
-        let nonce = nonces.next()?;
+        let nonce = nonces.take()?;
         let size = header.len() + OVERHEAD;
         let room = self.room(size + 4)?;
         let (sealed, tail) = room.split_at_mut_checked(size).ok_or_else(too_large)?;
@@ -188,7 +196,7 @@ fn write_header(blobs: &[PackedBlob]) -> Vec<u8> {
 pub fn header_size(tail: [u8; 4], pack_size: u64) -> Result<usize> {
     let size = usize::try_from(u32::from_le_bytes(tail)).unwrap_or(usize::MAX);
     let fits = u64::try_from(size).is_ok_and(|s| s.saturating_add(4) <= pack_size);
-    if size < OVERHEAD || size > HEADER_MAX || !fits {
+    if !(OVERHEAD..=HEADER_MAX).contains(&size) || !fits {
         return Err(Error::new(Code::VaultDamaged, "The header of a pack has an impossible length"));
     }
     Ok(size)
@@ -242,7 +250,7 @@ mod tests {
         pack.push(Id::of(&text), &text, Some(&mut compressor), &cipher, &mut nonces).unwrap();
         pack.push(Id::of(b""), b"", None, &cipher, &mut nonces).unwrap();
         second.push(Id::of(b"xyz"), b"xyz", None, &cipher, &mut nonces).unwrap();
-        assert!(pack.absorb(second).unwrap().is_none());
+        assert!(matches!(pack.absorb(second).unwrap(), Absorbed::Whole(_)));
         let closed = pack.close(&cipher, &mut nonces).unwrap();
         let bytes = closed.content();
         assert_eq!(closed.id, Id::of(bytes));

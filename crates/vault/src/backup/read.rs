@@ -1,0 +1,430 @@
+//! Reading files and storing their content.
+//!
+//! Invariants: a file's metadata is that of the opened file; it is looked at again after reading, and a file that
+//! changed meanwhile is read again, at most [`TRIES`] times, then told as a problem. A file that only grew is taken
+//! at the length it had when it was opened. Holes are not read.
+//!
+//! A large file is read by one thread and its pieces are stored by all that are idle; what waits is bounded.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use backstay_model::{ProblemKind, Result};
+use backstay_tree::fs::Stat;
+use backstay_tree::{open_regular, sparse};
+use parking_lot::Mutex;
+
+use super::folder::{Folder, State, entry};
+use super::past::{Extents, PastEntry};
+use super::session::Worker;
+use super::walk::{Task, Walk};
+use crate::id::Id;
+
+/// How often a file that changes is read.
+const TRIES: usize = 3;
+/// Files up to this size are read whole; it is also how much of a larger one is read at a time.
+pub(crate) const WINDOW: usize = 8 << 20;
+/// Most bytes of pieces that wait for a worker.
+const LOOSE_MAX: usize = 2 * WINDOW;
+/// Holes from this size on are skipped; smaller ones are read as the zeros they are.
+const HOLE_MIN: u64 = 1 << 20;
+/// Most ranges of a sparse file that are remembered.
+const EXTENTS_MAX: usize = 10_000;
+
+/// A large file whose pieces are stored by several threads.
+pub(crate) struct Large {
+    folder: Arc<Folder>,
+    position: usize,
+    stat: Stat,
+    name: OsString,
+    xattrs: Vec<(OsString, Vec<u8>)>,
+    extents: Mutex<Option<Extents>>,
+    pieces: Mutex<Vec<Vec<Id>>>,
+    /// Threads that still work on it, the reading one among them.
+    pending: AtomicUsize,
+    read: Mutex<u64>,
+}
+
+/// What became of a file.
+enum Outcome {
+    Read(Box<PastEntry>, Stat),
+    /// Others finish it.
+    Shared,
+}
+
+/// How a file's content compares with what was expected when it was opened.
+#[derive(PartialEq, Eq)]
+enum Steadiness {
+    Steady,
+    Grew,
+    Changed,
+}
+
+fn steadiness(before: &Stat, after: &Stat, read: u64) -> Steadiness {
+    if read < before.size {
+        Steadiness::Changed
+    } else if before.mtime == after.mtime && before.ctime == after.ctime && before.size == after.size {
+        Steadiness::Steady
+    } else if after.size > before.size {
+        Steadiness::Grew
+    } else {
+        Steadiness::Changed
+    }
+}
+
+impl Walk<'_> {
+    /// Reads some files of a folder.
+    pub fn files(
+        &self,
+        folder: &Arc<Folder>,
+        handle: &Arc<OwnedFd>,
+        positions: &[usize],
+        worker: &mut Worker,
+    ) -> Result<()> {
+        for position in positions {
+            self.session.go_on()?;
+            let listed = folder.inner.lock().items.get(*position).map(|i| (i.name.clone(), i.stat));
+            let Some((name, stat)) = listed else { continue };
+            match self.file(folder, *position, handle.as_fd(), &name, worker)? {
+                Ok(Outcome::Read(entry, stat)) => self.file_done(folder, *position, stat, entry),
+                Ok(Outcome::Shared) => {}
+                Err(error) => self.lost(folder, *position, stat, &name, &error),
+            }
+        }
+        self.complete(Arc::clone(folder), worker)
+    }
+
+    fn file_done(&self, folder: &Folder, position: usize, stat: Stat, entry: Box<PastEntry>) {
+        self.note_done(1, entry.size);
+        folder.set(position, stat, State::Ready(entry));
+    }
+
+    /// The outer error ends the backup, the inner one is the file's own.
+    fn file(
+        &self,
+        folder: &Arc<Folder>,
+        position: usize,
+        dir: BorrowedFd<'_>,
+        name: &OsStr,
+        worker: &mut Worker,
+    ) -> Result<io::Result<Outcome>> {
+        for attempt in 1.. {
+            let (file, stat) = match open_regular(&*self.fs, dir, name, self.device) {
+                Ok(opened) => opened,
+                Err(e) => return Ok(Err(e)),
+            };
+            let xattrs = self.fs.xattrs(file.as_fd()).unwrap_or_else(|e| {
+                self.problem(folder.show(name), ProblemKind::Metadata, format!("Extended attributes: {e}"));
+                Vec::new()
+            });
+            let last = attempt >= TRIES || (attempt > 1 && stat.size > 64 << 20);
+            let size = usize::try_from(stat.size).unwrap_or(usize::MAX);
+            let (outcome, read) = if size <= WINDOW && !self.has_holes(&stat) {
+                match self.small(file.as_fd(), size, worker)? {
+                    Ok((content, read)) => {
+                        let entry =
+                            PastEntry { content, xattrs, size: read, ..entry(name.to_owned(), &stat) };
+                        (Outcome::Read(Box::new(entry), stat), read)
+                    }
+                    Err(e) => return Ok(Err(e)),
+                }
+            } else {
+                let large = self.large(folder, position, name, stat, xattrs);
+                let read = self.read_large(&large, file.as_fd(), worker)?;
+                match self.settle_large(&large, file.as_fd(), read, last, worker)? {
+                    Ok(Some(done)) => return Ok(Ok(done)),
+                    Ok(None) => continue,
+                    Err(e) => return Ok(Err(e)),
+                }
+            };
+            let after = match self.fs.stat_handle(file.as_fd()) {
+                Ok(after) => after,
+                Err(e) => return Ok(Err(e)),
+            };
+            match steadiness(&stat, &after, read) {
+                Steadiness::Steady => return Ok(Ok(outcome)),
+                Steadiness::Grew => self.grew(folder, name, &stat),
+                Steadiness::Changed if !last => continue,
+                Steadiness::Changed => self.changed(folder, name),
+            }
+            return Ok(Ok(outcome));
+        }
+        Ok(Err(io::Error::other("Not read")))
+    }
+
+    fn grew(&self, folder: &Folder, name: &OsStr, stat: &Stat) {
+        let detail = format!("It grew while it was read; the first {} bytes were saved", stat.size);
+        self.problem(folder.show(name), ProblemKind::Grew, detail);
+    }
+
+    fn changed(&self, folder: &Folder, name: &OsStr) {
+        let detail = "It changed each time it was read; what was saved may mix old and new";
+        self.problem(folder.show(name), ProblemKind::Changed, detail);
+    }
+
+    /// A file that fits into the worker's buffer: read at once, cut, stored.
+    #[allow(clippy::type_complexity)]
+    fn small(
+        &self,
+        file: BorrowedFd<'_>,
+        size: usize,
+        worker: &mut Worker,
+    ) -> Result<io::Result<(Vec<Id>, u64)>> {
+        if size == 0 {
+            return Ok(Ok((Vec::new(), 0)));
+        }
+        let mut buffer = std::mem::take(&mut worker.buffer);
+        if buffer.len() < size {
+            buffer.resize(size.next_multiple_of(64 << 10), 0);
+        }
+        let read = self.fs.read_at(file, buffer.get_mut(..size).unwrap_or_default(), 0);
+        let result = match read {
+            Ok(read) => {
+                let content = self.store_all(buffer.get(..read).unwrap_or_default(), worker)?;
+                Ok((content, u64::try_from(read).unwrap_or(0)))
+            }
+            Err(e) => Err(e),
+        };
+        worker.buffer = buffer;
+        Ok(result)
+    }
+
+    fn store_all(&self, mut data: &[u8], worker: &mut Worker) -> Result<Vec<Id>> {
+        let mut ids = Vec::with_capacity(1);
+        while !data.is_empty() {
+            let (piece, rest) = data.split_at(self.session.chunker.cut(data).min(data.len()));
+            ids.push(worker.store_data(piece)?);
+            data = rest;
+        }
+        Ok(ids)
+    }
+
+    // --- large files
+
+    fn large(
+        &self,
+        folder: &Arc<Folder>,
+        position: usize,
+        name: &OsStr,
+        stat: Stat,
+        xattrs: Vec<(OsString, Vec<u8>)>,
+    ) -> Arc<Large> {
+        Arc::new(Large {
+            folder: Arc::clone(folder),
+            position,
+            stat,
+            name: name.to_owned(),
+            xattrs,
+            extents: Mutex::new(None),
+            pieces: Mutex::new(Vec::new()),
+            pending: AtomicUsize::new(1),
+            read: Mutex::new(0),
+        })
+    }
+
+    /// Reads all ranges of data; gives how many bytes of the file were accounted for and the ranges, if it has holes.
+    fn read_large(
+        &self,
+        large: &Arc<Large>,
+        file: BorrowedFd<'_>,
+        worker: &mut Worker,
+    ) -> Result<io::Result<(u64, Option<Extents>)>> {
+        let size = large.stat.size;
+        let mut extents = None;
+        let mut segments = vec![(0, size)];
+        if self.has_holes(&large.stat) {
+            let found = match sparse::extents(&*self.fs, file, size, EXTENTS_MAX) {
+                Ok(found) => found,
+                Err(e) => return Ok(Err(e)),
+            };
+            if found != [(0, size)] {
+                segments = without_small_holes(&found);
+                extents = Some(found);
+            }
+        }
+        let mut at = 0;
+        for (start, end) in segments {
+            self.zeros(large, start - at, worker)?;
+            match self.segment(large, file, start, end, worker)? {
+                Ok(reached) if reached < end => return Ok(Ok((reached, extents))),
+                Ok(_) => at = end,
+                Err(e) => return Ok(Err(e)),
+            }
+        }
+        self.zeros(large, size - at, worker)?;
+        Ok(Ok((size, extents)))
+    }
+
+    /// Stores `[start, end)` of a file; gives where it stopped, `end` unless the file is shorter now.
+    fn segment(
+        &self,
+        large: &Arc<Large>,
+        file: BorrowedFd<'_>,
+        start: u64,
+        end: u64,
+        worker: &mut Worker,
+    ) -> Result<io::Result<u64>> {
+        let max = self.session.chunker.sizes().max;
+        let (mut at, mut window, mut filled) = (start, vec![0u8; WINDOW], 0);
+        loop {
+            self.session.go_on()?;
+            let wanted = usize::try_from(end - at).unwrap_or(WINDOW).min(WINDOW - filled);
+            let room = window.get_mut(filled..filled + wanted).unwrap_or_default();
+            let read = match self.fs.read_at(file, room, at) {
+                Ok(read) => read,
+                Err(e) => return Ok(Err(e)),
+            };
+            at += u64::try_from(read).unwrap_or(0);
+            filled += read;
+            let last = read < wanted || at >= end;
+            // What is cut must not depend on where a window ends: the last piece waits until the largest would fit.
+            let mut whole = 0;
+            while filled > whole && (last || filled - whole >= max) {
+                whole += self.session.chunker.cut(window.get(whole..filled).unwrap_or_default());
+            }
+            let rest = window.get(whole..filled).unwrap_or_default().to_vec();
+            self.hand_out(large, &mut window, whole, worker)?;
+            if last {
+                return Ok(Ok(at));
+            }
+            window.get_mut(..rest.len()).unwrap_or_default().copy_from_slice(&rest);
+            filled = rest.len();
+        }
+    }
+
+    /// Stores the first `length` bytes of a window (whole pieces), here or by an idle thread.
+    fn hand_out(
+        &self,
+        large: &Arc<Large>,
+        window: &mut Vec<u8>,
+        length: usize,
+        worker: &mut Worker,
+    ) -> Result<()> {
+        let number = {
+            let mut pieces = large.pieces.lock();
+            pieces.push(Vec::new());
+            pieces.len() - 1
+        };
+        if self.queue.has_idle() && self.loose.load(Ordering::Relaxed) + length <= LOOSE_MAX {
+            self.loose.fetch_add(length, Ordering::Relaxed);
+            large.pending.fetch_add(1, Ordering::AcqRel);
+            let data = std::mem::replace(window, vec![0u8; WINDOW]);
+            self.queue.push([Task::Pieces { large: Arc::clone(large), number, data, length }]);
+            return Ok(());
+        }
+        self.pieces(large, number, window.get(..length).unwrap_or_default(), worker)
+    }
+
+    /// Stores pieces of a large file.
+    pub fn pieces(&self, large: &Large, number: usize, data: &[u8], worker: &mut Worker) -> Result<()> {
+        let ids = self.store_all(data, worker)?;
+        if let Some(slot) = large.pieces.lock().get_mut(number) {
+            *slot = ids;
+        }
+        Ok(())
+    }
+
+    fn zeros(&self, large: &Large, mut length: u64, worker: &mut Worker) -> Result<()> {
+        if length == 0 {
+            return Ok(());
+        }
+        let max = self.session.chunker.sizes().max;
+        let full = u64::try_from(max).unwrap_or(u64::MAX);
+        let mut ids = Vec::new();
+        while length > 0 {
+            let now = length.min(full);
+            let known = self.zero_piece.get().filter(|_| now == full);
+            ids.push(match known {
+                Some(id) => *id,
+                None => {
+                    let id = worker.store_data(&vec![0u8; usize::try_from(now).unwrap_or(max)])?;
+                    if now == full {
+                        self.zero_piece.get_or_init(|| id);
+                    }
+                    id
+                }
+            });
+            length -= now;
+        }
+        large.pieces.lock().push(ids);
+        Ok(())
+    }
+
+    /// After reading: decides whether what was read counts. `None`: read it again.
+    fn settle_large(
+        &self,
+        large: &Arc<Large>,
+        file: BorrowedFd<'_>,
+        read: io::Result<(u64, Option<Extents>)>,
+        last: bool,
+        worker: &mut Worker,
+    ) -> Result<io::Result<Option<Outcome>>> {
+        let judged = read.and_then(|(read, extents)| Ok((read, extents, self.fs.stat_handle(file)?)));
+        let (read, extents) = match judged {
+            Ok((read, extents, after)) => {
+                match steadiness(&large.stat, &after, read) {
+                    Steadiness::Steady => {}
+                    Steadiness::Grew => self.grew(&large.folder, &large.name, &large.stat),
+                    // The reading thread keeps its share, so pieces still under way deliver nothing.
+                    Steadiness::Changed if !last => return Ok(Ok(None)),
+                    Steadiness::Changed => self.changed(&large.folder, &large.name),
+                }
+                (read, extents)
+            }
+            Err(e) => return Ok(Err(e)),
+        };
+        *large.read.lock() = read;
+        *large.extents.lock() = extents;
+        // The folder waits for this file until its last piece is stored.
+        large.folder.pending.fetch_add(1, Ordering::AcqRel);
+        self.piece_done(large, worker)?;
+        Ok(Ok(Some(Outcome::Shared)))
+    }
+
+    /// One thread fewer works on a large file; the last one delivers it.
+    pub fn piece_done(&self, large: &Arc<Large>, worker: &mut Worker) -> Result<()> {
+        if large.pending.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return Ok(());
+        }
+        let content: Vec<Id> = std::mem::take(&mut *large.pieces.lock()).into_iter().flatten().collect();
+        let size = *large.read.lock();
+        let entry = PastEntry {
+            content,
+            size,
+            xattrs: large.xattrs.clone(),
+            extents: large.extents.lock().take(),
+            ..entry(large.name.clone(), &large.stat)
+        };
+        self.file_done(&large.folder, large.position, large.stat, Box::new(entry));
+        self.complete(Arc::clone(&large.folder), worker)
+    }
+}
+
+fn without_small_holes(extents: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let mut out: Vec<(u64, u64)> = Vec::with_capacity(extents.len());
+    for (start, end) in extents {
+        match out.last_mut() {
+            Some((_, before)) if start - *before < HOLE_MIN => *before = *end,
+            _ => out.push((*start, *end)),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_holes_are_read_and_large_ones_are_not() {
+        let far = 10 << 20;
+        assert_eq!(
+            without_small_holes(&[(0, 4096), (8192, 12288), (far, far + 1)]),
+            [(0, 12288), (far, far + 1)]
+        );
+        assert_eq!(without_small_holes(&[]), []);
+    }
+}

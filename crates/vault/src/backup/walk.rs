@@ -1,0 +1,547 @@
+//! Walking a tree and saving what changed.
+//!
+//! Threads take tasks from one stack: a folder to be listed, some of its files to be read, pieces of a large file
+//! to be stored. Everything is reached through the handle of its folder, never by path, and links are never
+//! followed.
+//!
+//! Invariants: an entry is in the point with the metadata that belongs to the content that was read (both come
+//! from the opened file); what cannot be read is told as a problem and is not in the point; nothing is read across a
+//! mount or in what is excluded.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use backstay_model::{Problem, ProblemKind, Progress, Result};
+use backstay_tree::fs::{FileSystem, FileTime, Kind, Stat};
+use backstay_tree::{Exclusions, Listing, Metadata, Owners, Why, open_folder, scan, sparse};
+use parking_lot::Mutex;
+
+use super::file_index::FileIndex;
+use super::folder::{Folder, Inner, Item, State, entry, node};
+use super::past::{Block, Extents, Origin, Past, PastEntry};
+use super::queue::Queue;
+use super::read::Large;
+use super::session::{Session, Worker};
+use crate::blob::BlobKind;
+use crate::id::Id;
+use crate::node::{TreeBuilder, parse_tree};
+
+/// Deepest nesting of folders that is entered.
+const DEPTH_MAX: usize = 20_000;
+
+/// A sparse file and its ranges `[start, end)` of data; all else in it is holes.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SparseFile {
+    /// Its path below the tree, escaped as in [`backstay_tree::path::escape`].
+    pub path: String,
+    /// Ranges of data.
+    pub data: Extents,
+}
+
+/// Files and folders of a tree, counted by what became of them.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub new: AtomicU64,
+    pub changed: AtomicU64,
+    pub unmodified: AtomicU64,
+    pub dirs_new: AtomicU64,
+    pub dirs_changed: AtomicU64,
+    pub dirs_unmodified: AtomicU64,
+    pub files: AtomicU64,
+    pub bytes: AtomicU64,
+}
+
+/// What a walk reports beside the tree.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    pub problems: Vec<Problem>,
+    pub sparse: Vec<SparseFile>,
+}
+
+pub(crate) enum Task {
+    Folder { parent: Option<(Arc<Folder>, usize)>, handle: Arc<OwnedFd>, name: OsString },
+    Files { folder: Arc<Folder>, handle: Arc<OwnedFd>, positions: Vec<usize> },
+    Pieces { large: Arc<Large>, number: usize, data: Vec<u8>, length: usize },
+}
+
+/// The root folder when it is finished.
+#[derive(Clone, Debug)]
+pub(crate) struct Finished {
+    pub stat: Stat,
+    pub entry: PastEntry,
+}
+
+pub(crate) struct Walk<'a> {
+    /// The root folder's path, for messages.
+    pub home: PathBuf,
+    pub session: Arc<Session>,
+    pub fs: Arc<dyn FileSystem>,
+    pub owners: Owners,
+    pub exclusions: Exclusions,
+    pub device: u64,
+    pub index: Option<FileIndex>,
+    /// What the last backup knows of the root folder.
+    pub root_past: Option<PastEntry>,
+    /// Entries changed at or after this time are read even if they look as before.
+    pub limit: FileTime,
+    pub queue: Queue<Task>,
+    pub progress: &'a dyn Progress,
+    pub report: Mutex<Report>,
+    pub tally: Tally,
+    pub finished: Mutex<Option<Finished>>,
+    /// Bytes of pieces that wait for a worker.
+    pub loose: AtomicUsize,
+    pub zero_piece: OnceLock<Id>,
+}
+
+impl Walk<'_> {
+    /// One thread's share of the work.
+    pub fn work(&self, mut worker: Worker) {
+        while let Some(task) = self.queue.pop() {
+            if !self.session.stopped()
+                && let Err(e) = self.perform(task, &mut worker)
+            {
+                self.session.fail(e);
+            }
+            self.queue.done();
+        }
+        worker.end();
+    }
+
+    fn perform(&self, task: Task, worker: &mut Worker) -> Result<()> {
+        match task {
+            Task::Folder { parent, handle, name } => self.folder(parent, &handle, &name, worker),
+            Task::Files { folder, handle, positions } => self.files(&folder, &handle, &positions, worker),
+            Task::Pieces { large, number, data, length } => {
+                let result = self.pieces(&large, number, data.get(..length).unwrap_or_default(), worker);
+                self.loose.fetch_sub(length, Ordering::Relaxed);
+                result.and_then(|()| self.piece_done(&large, worker))
+            }
+        }
+    }
+
+    /// Tells of something about a path.
+    pub fn problem(&self, path: String, kind: ProblemKind, detail: impl Into<String>) {
+        let problem = Problem { path, kind, detail: detail.into() };
+        self.progress.problem(&problem);
+        self.report.lock().problems.push(problem);
+    }
+
+    fn io_problem(&self, path: String, error: &io::Error) {
+        let kind = match error.raw_os_error() {
+            Some(e) if e == rustix::io::Errno::NOENT.raw_os_error() => ProblemKind::Vanished,
+            Some(e)
+                if [rustix::io::Errno::STALE, rustix::io::Errno::LOOP, rustix::io::Errno::NOTDIR]
+                    .iter()
+                    .any(|n| n.raw_os_error() == e) =>
+            {
+                ProblemKind::Changed
+            }
+            Some(e) if e == rustix::io::Errno::XDEV.raw_os_error() => ProblemKind::Mount,
+            _ => ProblemKind::Unreadable,
+        };
+        self.problem(path, kind, error.to_string());
+    }
+
+    /// An entry that cannot be read is not in the point.
+    pub fn lost(&self, folder: &Arc<Folder>, position: usize, stat: Stat, name: &OsStr, error: &io::Error) {
+        self.io_problem(folder.show(name), error);
+        folder.set(position, stat, State::Gone);
+    }
+
+    // --- folders
+
+    fn folder(
+        &self,
+        parent: Option<(Arc<Folder>, usize)>,
+        above: &OwnedFd,
+        name: &OsStr,
+        worker: &mut Worker,
+    ) -> Result<()> {
+        let path = parent.as_ref().map_or_else(PathBuf::new, |(p, _)| p.path.join(name));
+        let show = || backstay_tree::path::escape(path.as_os_str());
+        let opened = match &parent {
+            // The root was opened by the caller; it is opened again so that every folder owns its handle.
+            None => above.try_clone().and_then(|h| Ok((self.fs.stat_handle(h.as_fd())?, h))),
+            Some(_) if path.as_os_str().len() / 2 > DEPTH_MAX && path.iter().count() > DEPTH_MAX => {
+                Err(io::Error::other("Folders are nested too deeply"))
+            }
+            Some(_) => open_folder(&*self.fs, above.as_fd(), name, self.device).map(|(h, s)| (s, h)),
+        };
+        let listed = opened.and_then(|(stat, handle)| {
+            Ok((scan(&*self.fs, handle.as_fd(), &self.exclusions, self.device)?, stat, handle))
+        });
+        let (listing, stat, handle) = match listed {
+            Ok(listed) => listed,
+            Err(e) => {
+                return match parent {
+                    // Without the root there is no point.
+                    None => Err(backstay_tree::beneath::reading("Cannot read the folder", &self.home, e)),
+                    Some((folder, position)) => {
+                        self.io_problem(show(), &e);
+                        folder.set(position, stat_nothing(&folder.stat), State::Gone);
+                        self.complete(folder, worker)
+                    }
+                };
+            }
+        };
+        let own_past = match &parent {
+            None => self.root_past.clone(),
+            Some((folder, position)) => {
+                let inner = folder.inner.lock();
+                let past = inner.items.get(*position).and_then(|i| i.past);
+                past.and_then(|n| inner.past.entries.get(n)).cloned()
+            }
+        };
+        let xattrs = match own_past.as_ref().filter(|p| p.matches(&stat, self.limit)) {
+            Some(past) => past.xattrs.clone(),
+            None => self.xattrs_of(self.fs.xattrs(handle.as_fd()), &show),
+        };
+        let past = own_past.and_then(|p| p.origin).map_or_else(Past::default, |o| self.past(o));
+        let folder = Arc::new(Folder {
+            parent,
+            path,
+            stat,
+            xattrs,
+            inner: Mutex::new(Inner { past, items: Vec::new() }),
+            pending: AtomicUsize::new(1),
+        });
+        self.entries(&folder, Arc::new(handle), listing, worker)?;
+        self.complete(folder, worker)
+    }
+
+    fn xattrs_of(
+        &self,
+        result: io::Result<Vec<(OsString, Vec<u8>)>>,
+        show: &dyn Fn() -> String,
+    ) -> Vec<(OsString, Vec<u8>)> {
+        result.unwrap_or_else(|e| {
+            self.problem(show(), ProblemKind::Metadata, format!("Extended attributes: {e}"));
+            Vec::new()
+        })
+    }
+
+    fn past(&self, origin: Origin) -> Past {
+        let found = match origin {
+            Origin::Block(block) => self.index.as_ref().and_then(|i| i.read(block)),
+            Origin::Tree(id) => self.past_of_tree(&id),
+        };
+        found.unwrap_or_default()
+    }
+
+    fn past_of_tree(&self, id: &Id) -> Option<Past> {
+        let place = self.session.index().find(BlobKind::Tree, id)?;
+        let json = self.session.vault.read_blob(BlobKind::Tree, id, &place).ok()?;
+        let nodes = parse_tree(&json).ok()?;
+        let mut entries: Vec<_> = nodes.into_iter().filter_map(PastEntry::from_node).collect();
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Some(Past { tree: Some(*id), entries, block: None })
+    }
+
+    /// Decides for every entry of a folder whether it must be read, and queues what must.
+    fn entries(
+        &self,
+        folder: &Arc<Folder>,
+        handle: Arc<OwnedFd>,
+        listing: Listing,
+        worker: &mut Worker,
+    ) -> Result<()> {
+        for (name, error) in &listing.problems {
+            self.io_problem(folder.show(name), error);
+        }
+        let mut inner = folder.inner.lock();
+        let mut tasks = Vec::new();
+        let mut batch = Batch::default();
+        let (mut files, mut bytes) = (0, 0);
+        let mut mounts = Vec::new();
+        for left in listing.left_out {
+            let kind = if left.why == Why::Mount { ProblemKind::Mount } else { ProblemKind::Excluded };
+            self.problem(folder.show(&left.name), kind, "Left out");
+            if left.why == Why::Mount && left.stat.kind == Kind::Dir {
+                let past = inner.past.position(&left.name);
+                mounts.push(self.empty_folder(left.name, left.stat, past, worker)?);
+            }
+        }
+        let mut items = Vec::with_capacity(listing.entries.len());
+        let mut from = 0;
+        for e in listing.entries {
+            let past = seek(&inner.past.entries, &mut from, &e.name);
+            let known = past.and_then(|n| inner.past.entries.get(n));
+            let position = items.len();
+            let mut item = Item { name: e.name, stat: e.stat, past, state: State::Waiting };
+            if item.stat.kind == Kind::Dir {
+                let (parent, handle, name) =
+                    (Some((Arc::clone(folder), position)), Arc::clone(&handle), item.name.clone());
+                tasks.push(Task::Folder { parent, handle, name });
+            } else if known.is_some_and(|k| self.is_unchanged(k, &item.stat)) {
+                item.state = State::Unchanged;
+                if item.stat.kind == Kind::File {
+                    files += 1;
+                    bytes += item.stat.size;
+                }
+            } else if item.stat.kind == Kind::File {
+                batch.add(position, item.stat.size);
+                self.tally(known.is_some(), &self.tally.changed, &self.tally.new);
+            } else {
+                item.state = self.special(folder, &handle, &item);
+            }
+            items.push(item);
+        }
+        // Out of order: tasks know entries by position. Trees are sorted when they are written.
+        items.extend(mounts);
+        inner.items = items;
+        drop(inner);
+        self.tally.unmodified.fetch_add(files, Ordering::Relaxed);
+        self.note_done(files, bytes);
+        let reads = batch.finish().into_iter().map(|positions| Task::Files {
+            folder: Arc::clone(folder),
+            handle: Arc::clone(&handle),
+            positions,
+        });
+        tasks.extend(reads);
+        folder.pending.fetch_add(tasks.len(), Ordering::AcqRel);
+        self.queue.push(tasks);
+        Ok(())
+    }
+
+    pub fn note_done(&self, files: u64, bytes: u64) {
+        if files > 0 {
+            self.tally.files.fetch_add(files, Ordering::Relaxed);
+            self.tally.bytes.fetch_add(bytes, Ordering::Relaxed);
+            self.progress.done(files, bytes);
+        }
+    }
+
+    fn tally(&self, first: bool, if_first: &AtomicU64, otherwise: &AtomicU64) {
+        if first { if_first } else { otherwise }.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn is_unchanged(&self, known: &PastEntry, stat: &Stat) -> bool {
+        known.matches(stat, self.limit)
+            && (known.extents.is_some() || !self.has_holes(stat))
+            && known.is_stored(|kind, id| self.session.has(kind, id))
+    }
+
+    /// Whether it is worth asking where a file's holes are.
+    pub fn has_holes(&self, stat: &Stat) -> bool {
+        stat.kind == Kind::File && stat.size > 4096 && sparse::may_have_holes(stat)
+    }
+
+    /// Links, devices, FIFOs and sockets: metadata only.
+    fn special(&self, folder: &Arc<Folder>, handle: &OwnedFd, item: &Item) -> State {
+        if item.stat.kind == Kind::Socket {
+            self.problem(folder.show(&item.name), ProblemKind::Socket, "A socket has no content to save");
+        }
+        match Metadata::of_entry(&*self.fs, handle.as_fd(), &item.name, item.stat, &self.owners) {
+            Ok(metadata) => {
+                let link_target = metadata.link_target.unwrap_or_default();
+                let xattrs = metadata.xattrs;
+                State::Ready(Box::new(PastEntry {
+                    xattrs,
+                    link_target,
+                    ..entry(item.name.clone(), &item.stat)
+                }))
+            }
+            Err(e) => {
+                self.io_problem(folder.show(&item.name), &e);
+                State::Gone
+            }
+        }
+    }
+
+    fn empty_folder(
+        &self,
+        name: OsString,
+        stat: Stat,
+        past: Option<usize>,
+        worker: &mut Worker,
+    ) -> Result<Item> {
+        let tree = worker.store_tree(&TreeBuilder::new(Vec::new()).finish())?;
+        let block = self.index.as_ref().and_then(|i| i.write(&tree, &[], None)).unwrap_or_default();
+        let ready =
+            PastEntry { tree: Some(tree), origin: Some(Origin::Block(block)), ..entry(name.clone(), &stat) };
+        Ok(Item { name, stat, past, state: State::Ready(Box::new(ready)) })
+    }
+
+    // --- finishing
+
+    /// One task of the folder is done; when it was the last one, the folder is finished, and so on upwards.
+    pub fn complete(&self, folder: Arc<Folder>, worker: &mut Worker) -> Result<()> {
+        let mut at = folder;
+        while at.is_complete() {
+            let finished = self.finish(&at, worker)?;
+            let Some((parent, position)) = at.parent.clone() else {
+                *self.finished.lock() = Some(finished);
+                return Ok(());
+            };
+            parent.set(position, finished.stat, State::Ready(Box::new(finished.entry)));
+            at = parent;
+        }
+        Ok(())
+    }
+
+    fn finish(&self, folder: &Arc<Folder>, worker: &mut Worker) -> Result<Finished> {
+        self.session.go_on()?;
+        let Inner { mut past, items } = std::mem::take(&mut *folder.inner.lock());
+        let present = items.iter().filter(|i| !matches!(i.state, State::Gone | State::Waiting)).count();
+        let same = |i: &Item| self.same(i, &past);
+        let (tree_same, block_same) =
+            items.iter().map(same).fold((true, true), |(t, b), (x, y)| (t && x, b && y));
+        let old_tree = past.tree.filter(|t| {
+            tree_same
+                && present == items.len()
+                && present == past.entries.len()
+                && self.session.has(BlobKind::Tree, t)
+        });
+        let counter = match (old_tree, past.tree) {
+            (Some(_), _) => &self.tally.dirs_unmodified,
+            (None, Some(_)) => &self.tally.dirs_changed,
+            (None, None) => &self.tally.dirs_new,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        let old_block =
+            past.block.filter(|_| block_same && self.index.as_ref().is_some_and(FileIndex::appends));
+        self.note_sparse(folder, &items, &past);
+        let (tree, block) = match (old_tree, old_block) {
+            (Some(tree), Some(block)) => (tree, Some(block)),
+            _ => {
+                let replaced = past.block;
+                let entries = take_entries(items, &mut past);
+                let tree = match old_tree {
+                    Some(tree) => tree,
+                    None => self.write_tree(&entries, worker)?,
+                };
+                let list: Vec<PastEntry> = entries.into_iter().map(|(_, e)| e).collect();
+                (tree, self.index.as_ref().and_then(|i| i.write(&tree, &list, replaced)))
+            }
+        };
+        let name = folder.path.file_name().map(OsStr::to_os_string).unwrap_or_default();
+        let entry = PastEntry {
+            xattrs: folder.xattrs.clone(),
+            tree: Some(tree),
+            origin: block.map(Origin::Block),
+            ..entry(name, &folder.stat)
+        };
+        Ok(Finished { stat: folder.stat, entry })
+    }
+
+    /// Whether an entry is as in the past: in the tree, and in the file index (where the places of blocks count).
+    fn same(&self, item: &Item, past: &Past) -> (bool, bool) {
+        match &item.state {
+            State::Unchanged => (true, true),
+            State::Gone | State::Waiting => (false, false),
+            State::Ready(now) => {
+                let Some(then) = item.past.and_then(|n| past.entries.get(n)) else { return (false, false) };
+                let meta = then.ctime == now.ctime && then.mtime == now.mtime && then.inode == now.inode;
+                let tree = meta
+                    && then.kind == now.kind
+                    && then.size == now.size
+                    && then.tree == now.tree
+                    && then.content == now.content
+                    && then.xattrs == now.xattrs
+                    && then.link_target == now.link_target;
+                (tree, tree && then.origin == now.origin && then.extents == now.extents)
+            }
+        }
+    }
+
+    fn note_sparse(&self, folder: &Folder, items: &[Item], past: &Past) {
+        for item in items {
+            let entry = match &item.state {
+                State::Ready(entry) => Some(&**entry),
+                State::Unchanged => item.past.and_then(|n| past.entries.get(n)),
+                State::Gone | State::Waiting => None,
+            };
+            if let Some(data) = entry.and_then(|e| e.extents.clone()) {
+                self.report.lock().sparse.push(SparseFile { path: folder.show(&item.name), data });
+            }
+        }
+    }
+
+    fn write_tree(&self, entries: &[(Stat, PastEntry)], worker: &mut Worker) -> Result<Id> {
+        let mut builder = TreeBuilder::new(std::mem::take(&mut worker.json));
+        for (stat, entry) in entries {
+            builder.push(&node(stat, entry, &self.owners, self.device));
+        }
+        let json = builder.finish();
+        let id = worker.store_tree(&json)?;
+        worker.json = json;
+        Ok(id)
+    }
+}
+
+/// A stat for an entry that is not there.
+fn stat_nothing(like: &Stat) -> Stat {
+    Stat { size: 0, inode: 0, ..*like }
+}
+
+/// The position of a name in sorted entries, searching forward from `from`.
+fn seek(entries: &[PastEntry], from: &mut usize, name: &OsStr) -> Option<usize> {
+    while let Some(entry) = entries.get(*from) {
+        match entry.name.as_os_str().cmp(name) {
+            std::cmp::Ordering::Less => *from += 1,
+            std::cmp::Ordering::Equal => return Some(*from),
+            std::cmp::Ordering::Greater => return None,
+        }
+    }
+    None
+}
+
+fn take_entries(items: Vec<Item>, past: &mut Past) -> Vec<(Stat, PastEntry)> {
+    let mut old: Vec<Option<PastEntry>> = std::mem::take(&mut past.entries).into_iter().map(Some).collect();
+    let mut entries: Vec<(Stat, PastEntry)> = items
+        .into_iter()
+        .filter_map(|item| match item.state {
+            State::Ready(entry) => Some((item.stat, *entry)),
+            State::Unchanged => {
+                item.past.and_then(|n| old.get_mut(n)).and_then(Option::take).map(|e| (item.stat, e))
+            }
+            State::Gone | State::Waiting => None,
+        })
+        .collect();
+    entries.sort_by(|a, b| a.1.name.cmp(&b.1.name));
+    entries
+}
+
+/// Groups files into tasks that are worth handing to another thread, and not more.
+#[derive(Default)]
+struct Batch {
+    done: Vec<Vec<usize>>,
+    open: Vec<usize>,
+    bytes: u64,
+}
+
+impl Batch {
+    fn add(&mut self, position: usize, size: u64) {
+        self.open.push(position);
+        self.bytes += size;
+        if self.open.len() >= 32 || self.bytes >= 1 << 20 {
+            self.done.push(std::mem::take(&mut self.open));
+            self.bytes = 0;
+        }
+    }
+
+    /// The tasks, last ones first, so that a stack gives them in order.
+    fn finish(mut self) -> Vec<Vec<usize>> {
+        if !self.open.is_empty() {
+            self.done.push(self.open);
+        }
+        self.done.reverse();
+        self.done
+    }
+}
+
+impl Finished {
+    /// The block of the root folder, where the file index could be written.
+    pub fn block(&self) -> Option<Block> {
+        match self.entry.origin {
+            Some(Origin::Block(block)) => Some(block),
+            _ => None,
+        }
+    }
+}
