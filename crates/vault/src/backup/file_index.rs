@@ -288,7 +288,9 @@ pub(crate) struct FileIndex {
     path: PathBuf,
     identity: [u8; 32],
     /// The newest valid slot, if it describes the snapshot that was asked for.
-    past: Option<(Slot, File)>,
+    past: Option<Slot>,
+    /// The file as it was opened: read from, and locked as long as this is in use.
+    file: File,
     /// A new file is written instead of appending to the old one.
     fresh: bool,
     tail: Mutex<Tail>,
@@ -328,13 +330,12 @@ impl FileIndex {
         };
         let out = if fresh { open_rw(&fresh_path(path), true).ok()? } else { file.try_clone().ok()? };
         let tail = Tail { file: out, end, live, pending: Vec::new(), broken: false };
-        let past = slot.map(|s| (s, file));
-        Some(FileIndex { path: path.to_owned(), identity, past, fresh, tail: Mutex::new(tail) })
+        Some(FileIndex { path: path.to_owned(), identity, past: slot, file, fresh, tail: Mutex::new(tail) })
     }
 
     /// The slot of the past, if there is one.
     pub fn slot(&self) -> Option<&Slot> {
-        self.past.as_ref().map(|(slot, _)| slot)
+        self.past.as_ref()
     }
 
     /// Whether blocks of the past stay where they are.
@@ -344,12 +345,11 @@ impl FileIndex {
 
     /// What the block says; none when it is damaged.
     pub fn read(&self, block: Block) -> Option<Past> {
-        let (_, file) = self.past.as_ref()?;
         if block.length > BLOCK_MAX {
             return None;
         }
         let mut bytes = vec![0u8; usize::try_from(block.length).ok()?];
-        file.read_exact_at(&mut bytes, block.offset).ok()?;
+        self.file.read_exact_at(&mut bytes, block.offset).ok()?;
         let mut past = decode_block(&bytes)?;
         past.block = Some(block);
         Some(past)
@@ -386,7 +386,7 @@ impl FileIndex {
         if tail.broken {
             return None;
         }
-        let sequence = self.past.as_ref().map_or(0, |(s, _)| s.sequence) + 1;
+        let sequence = self.past.as_ref().map_or(0, |s| s.sequence) + 1;
         let identity = self.identity;
         let slot = Slot { sequence, identity, started, tree, root, end: tail.end, live: tail.live };
         let offset = if sequence.is_multiple_of(2) { 0 } else { SLOT as u64 };
