@@ -75,7 +75,7 @@ def timed(command, env):
     os.sync()
     with tempfile.NamedTemporaryFile("r") as times, tempfile.TemporaryFile("w+") as out:
         begin = time.perf_counter()
-        r = subprocess.run(["/usr/bin/time", "-o", times.name, "-f", "%U %S %M", "sh", "-c", "exec " * ("&&" not in command) + command],
+        r = subprocess.run(["/usr/bin/time", "-o", times.name, "-f", "%U %S %M", "sh", "-c", command],
                            env=env, cwd="/", stdin=subprocess.DEVNULL, stdout=out, stderr=out)
         wall = time.perf_counter() - begin
         if r.returncode:
@@ -101,12 +101,24 @@ def count(path):
     return sh(f"find {shlex.quote(str(path))} -type f -printf '%s\\n' | awk '{{n++; s+=$1}} END {{print n+0, s+0}}'").strip()
 
 
+def metadata(root):
+    """Of every entry: kind and mode, owner, time of modification, target of a link, names of a file."""
+    out = {}
+    for folder, folders, files in os.walk(root):
+        for name in folders + files:
+            path = os.path.join(folder, name)
+            st = os.lstat(path)
+            link = os.readlink(path) if os.path.islink(path) else None
+            names = 0 if name in folders else st.st_nlink
+            out[os.path.relpath(path, root)] = (oct(st.st_mode), st.st_uid, st.st_gid, st.st_mtime_ns, link, names)
+    return out
+
+
 def differences(a, b):
-    """What differs in content, type, links, mode, owner or time; empty when the trees are the same."""
-    listing = r"find . -mindepth 1 -printf '%P|%y|%m|%U:%G|%l|%T@|%n\n' | awk -F'|' '$2==\"d\"{$7=\"\"} {print}' OFS='|' | LC_ALL=C sort"
-    a, b = shlex.quote(str(a)), shlex.quote(str(b))
-    diff = f"diff -r --no-dereference {a} {b} > \"$t/content\" 2>&1; (cd {a}; {listing}) > $t/a; (cd {b}; {listing}) > $t/b"
-    return sh(f"t=$(mktemp -d); {diff}; cat $t/content; diff $t/a $t/b; rm -rf $t; true").strip()
+    """What differs in content or metadata, as text; empty when the trees are the same."""
+    out = subprocess.run(["diff", "-r", "--no-dereference", str(a), str(b)], capture_output=True, text=True, errors="replace").stdout
+    a, b = metadata(a), metadata(b)
+    return out + "".join(f"{p}: {a.get(p)} {b.get(p)}\n" for p in sorted(a.keys() | b.keys()) if a.get(p) != b.get(p))
 
 
 class Contender:
