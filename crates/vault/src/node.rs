@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
 use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::id::Id;
 use crate::quote;
@@ -370,17 +372,74 @@ impl JsonNode<'_> {
     }
 }
 
-#[derive(Deserialize)]
-struct JsonTree<'a> {
-    #[serde(borrow)]
-    nodes: Option<Vec<JsonNode<'a>>>,
-}
-
 /// The nodes of a tree blob.
 pub fn parse_tree(json: &[u8]) -> Result<Vec<Node>> {
-    let tree: JsonTree<'_> = serde_json::from_slice(json)
-        .map_err(|e| Error::new(Code::VaultDamaged, "A tree cannot be understood").because(e))?;
-    tree.nodes.unwrap_or_default().into_iter().map(JsonNode::into_node).collect()
+    let mut nodes = Vec::new();
+    let mut problem = None;
+    for_each_node(json, &mut |node| match node {
+        Ok(node) => nodes.push(node),
+        Err(e) => problem = problem.take().or(Some(e)),
+    })?;
+    problem.map_or(Ok(nodes), Err)
+}
+
+/// Hands over the nodes of a tree blob one by one, those that cannot be understood as errors. An error of its own:
+/// from some point on the blob is no tree; what was handed over before stays true.
+pub fn for_each_node(json: &[u8], each: &mut dyn FnMut(Result<Node>)) -> Result<()> {
+    let mut json = serde_json::Deserializer::from_slice(json);
+    json.deserialize_map(TreeVisitor(each))
+        .and_then(|()| json.end())
+        .map_err(|e| Error::new(Code::VaultDamaged, "A tree cannot be understood").because(e))
+}
+
+struct TreeVisitor<'f>(&'f mut dyn FnMut(Result<Node>));
+
+impl<'de> Visitor<'de> for TreeVisitor<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a tree")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            if key == "nodes" {
+                map.next_value_seed(NodesVisitor(&mut *self.0))?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+struct NodesVisitor<'f>(&'f mut dyn FnMut(Result<Node>));
+
+impl<'de> DeserializeSeed<'de> for NodesVisitor<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for NodesVisitor<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of nodes or null")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while let Some(node) = seq.next_element::<JsonNode<'de>>()? {
+            (self.0)(node.into_node());
+        }
+        Ok(())
+    }
 }
 
 /// Builds the JSON of a tree blob from nodes in the order of their names' bytes.

@@ -1,0 +1,134 @@
+//! Which paths of a tree are wanted.
+//!
+//! Invariant: nothing is taken that is neither a wanted path, below one, nor a folder on the way to one. Only
+//! looked at while planning, by one thread.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use backstay_model::{Code, Error, Result};
+use backstay_tree::path::escape;
+
+/// A tree of wanted names.
+#[derive(Debug, Default)]
+pub(super) struct Selection {
+    below: HashMap<OsString, Selection>,
+    /// This entry and all below it are wanted.
+    whole: bool,
+    seen: AtomicBool,
+}
+
+/// What to do with an entry.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wanted<'s> {
+    /// It and all below it.
+    All,
+    /// Only what the selection says of its entries.
+    Some(&'s Selection),
+}
+
+impl Selection {
+    /// Of paths relative to the root of the tree. `InvalidValue` for other paths.
+    pub(super) fn new(paths: &[PathBuf]) -> Result<Self> {
+        let mut root = Selection::default();
+        for path in paths {
+            let mut at = &mut root;
+            for part in path.components() {
+                match part {
+                    Component::Normal(name) => at = at.below.entry(name.to_owned()).or_default(),
+                    Component::CurDir => {}
+                    Component::ParentDir | Component::RootDir | Component::Prefix(_) => {
+                        let path = escape(path.as_os_str());
+                        let message = format!("`{path}` is not a path within the point");
+                        return Err(Error::new(Code::InvalidValue, message));
+                    }
+                }
+            }
+            at.whole = true;
+        }
+        root.seen.store(true, Ordering::Relaxed);
+        Ok(root)
+    }
+
+    /// The whole as it applies to the root.
+    pub(super) fn root(&self) -> Wanted<'_> {
+        if self.whole { Wanted::All } else { Wanted::Some(self) }
+    }
+
+    /// The first wanted path that was not met.
+    pub(super) fn unmet(&self) -> Option<PathBuf> {
+        let mut path = PathBuf::new();
+        self.find_unmet(&mut path).then_some(path)
+    }
+
+    fn find_unmet(&self, path: &mut PathBuf) -> bool {
+        if !self.seen.load(Ordering::Relaxed) {
+            return true;
+        }
+        // Below a wanted folder everything is taken and nothing looked up.
+        if self.whole {
+            return false;
+        }
+        for (name, below) in &self.below {
+            path.push(name);
+            if below.find_unmet(path) {
+                return true;
+            }
+            path.pop();
+        }
+        false
+    }
+}
+
+impl<'s> Wanted<'s> {
+    /// What to do with the entry of that name; `None`: leave it out.
+    pub(super) fn entry(self, name: &OsStr) -> Option<Wanted<'s>> {
+        match self {
+            Wanted::All => Some(Wanted::All),
+            Wanted::Some(selection) => {
+                let found = selection.below.get(name)?;
+                found.seen.store(true, Ordering::Relaxed);
+                Some(found.root())
+            }
+        }
+    }
+
+    /// Whether the entry itself is wanted, not only something below it.
+    pub(super) fn is_whole(self) -> bool {
+        matches!(self, Wanted::All)
+    }
+}
+
+/// The error for a path that is asked for and not there.
+pub(super) fn not_there(path: &Path) -> Error {
+    Error::new(Code::PathNotFound, format!("There is no `{}` in the point", escape(path.as_os_str())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_what_is_wanted_and_the_way_there() {
+        let selection = Selection::new(&["a/b".into(), "./c".into(), "a/b/deeper".into()]).unwrap();
+        let a = selection.root().entry(OsStr::new("a")).unwrap();
+        assert!(!a.is_whole());
+        let b = a.entry(OsStr::new("b")).unwrap();
+        assert!(b.is_whole() && b.entry(OsStr::new("anything")).unwrap().is_whole());
+        assert!(a.entry(OsStr::new("x")).is_none() && selection.root().entry(OsStr::new("x")).is_none());
+        assert_eq!(selection.unmet(), Some("c".into()));
+        selection.root().entry(OsStr::new("c")).unwrap();
+        assert_eq!(selection.unmet(), None);
+    }
+
+    #[test]
+    fn an_empty_path_is_everything_and_no_path_nothing() {
+        assert!(Selection::new(&["".into()]).unwrap().root().is_whole());
+        assert!(Selection::new(&[]).unwrap().root().entry(OsStr::new("a")).is_none());
+        for bad in ["/etc", "..", "a/../b"] {
+            assert_eq!(Selection::new(&[bad.into()]).unwrap_err().code(), Code::InvalidValue);
+        }
+    }
+}
