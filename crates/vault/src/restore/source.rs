@@ -45,10 +45,6 @@ impl<'a> Source<'a> {
         Source { reader, newer: Mutex::default() }
     }
 
-    pub(super) fn reader(&self) -> &'a Reader {
-        self.reader
-    }
-
     /// A range of a pack as it lies in the storage.
     pub(super) fn range(&self, pack: &Id, offset: u64, length: usize) -> Result<Vec<u8>> {
         self.reader.vault().storage().get_range(&Folder::Data.object(pack), offset, length)
