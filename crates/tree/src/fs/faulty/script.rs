@@ -64,7 +64,7 @@ pub struct Logged {
     pub call: Call,
     /// Name of the entry it was about (of a handle: the name it was opened or created by, as far as known).
     pub name: OsString,
-    /// The phase the test was in, see [`Faulty::phase`].
+    /// The phase the test was in, see [`super::Faulty::phase`].
     pub phase: String,
 }
 
