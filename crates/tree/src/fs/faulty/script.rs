@@ -4,7 +4,7 @@
 
 use std::ffi::{OsStr, OsString};
 
-/// The methods of [`FileSystem`], as values.
+/// The methods of [`crate::fs::FileSystem`], as values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Call {
