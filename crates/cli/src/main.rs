@@ -1,2 +1,97 @@
-//! The binary.
-fn main() {}
+//! The binary `backstay`: a table of contents.
+//!
+//! `args` says what can be asked, `commands` does it through the engine, `out`, `failure`, `progress`, `text` show
+//! it, `ask` and `signals` listen to the person.
+
+mod args;
+mod ask;
+mod commands;
+mod failure;
+mod out;
+mod progress;
+#[cfg(test)]
+mod reference;
+mod signals;
+mod text;
+
+use std::process::ExitCode;
+
+use backstay_engine::{Engine, Setup};
+use backstay_model::{Code, Error, Result};
+use clap::Parser as _;
+
+use crate::args::{Cli, Command, Global};
+use crate::out::Out;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return usage(&e),
+    };
+    let mut out = Out::new(cli.global.json);
+    let json = cli.global.json;
+    let result = run(cli, &mut out).and_then(|status| out.finish().map(|()| status));
+    // Whatever failed after the reader had gone, nobody waits for it.
+    let status = match result {
+        Err(_) if out.gone() => 0,
+        other => other.unwrap_or_else(|e| {
+            drop(out);
+            failure::show(&e, json)
+        }),
+    };
+    ExitCode::from(status)
+}
+
+/// Help and version are data; everything else is a mistake in the words of the command.
+fn usage(e: &clap::Error) -> ExitCode {
+    if !e.use_stderr() {
+        // Nobody reads it when this fails.
+        let _unread = e.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = e.to_string();
+    let (first, rest) = text.trim_end().split_once('\n').unwrap_or((text.trim_end(), ""));
+    let message = first.trim_start_matches("error: ").to_owned();
+    if e.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        failure::say(text.trim_end());
+        return ExitCode::from(Code::Usage.exit());
+    }
+    let mut letters = message.chars();
+    let message: String =
+        letters.next().map(|c| c.to_uppercase().chain(letters).collect()).unwrap_or_default();
+    let mut error = Error::new(Code::Usage, message);
+    if !rest.trim().is_empty() {
+        error = error.because(rest.trim().to_owned());
+    }
+    let json = std::env::args_os().any(|a| a == "--json");
+    ExitCode::from(failure::show(&error, json))
+}
+
+fn engine(global: Global) -> Result<Engine> {
+    Engine::new(Setup { state: global.home, vault: global.vault, ..Setup::default() })
+}
+
+fn run(cli: Cli, out: &mut Out) -> Result<u8> {
+    if let Command::Completions { shell } = cli.command {
+        return commands::completions(shell, out);
+    }
+    let engine = engine(cli.global)?;
+    match cli.command {
+        Command::Backup(args) => commands::backup::run(&engine, &args, out),
+        Command::List { app } => commands::points::list(&engine, app.as_deref(), out),
+        Command::Show(at) => commands::points::show(&engine, &at, out),
+        Command::Files(args) => commands::points::files(&engine, &args, out),
+        Command::Cat(args) => commands::points::cat(&engine, &args, out),
+        Command::Diff(_) => Ok(1), //TMP
+        Command::Restore(args) => commands::restore::run(&engine, &args, out),
+        Command::Delete(args) => commands::points::delete(&engine, &args, out),
+        Command::Pin(at) => commands::points::pin(&engine, &at, true, out),
+        Command::Unpin(at) => commands::points::pin(&engine, &at, false, out),
+        Command::Verify(at) => commands::points::verify(&engine, &at, out),
+        Command::Vault(command) => commands::vault::run(&engine, command, out),
+        Command::Kit(command) => commands::kit::run(&engine, command, out),
+        Command::Job(command) => commands::job::run(&engine, command, out),
+        Command::Status => commands::status::run(&engine, out),
+        Command::Completions { .. } => Ok(0),
+    }
+}

@@ -56,7 +56,7 @@ impl Engine {
     }
 
     /// A home must not be Backstay's own.
-    fn refuse_own(&self, home: &Path) -> Result<()> {
+    pub(crate) fn refuse_own(&self, home: &Path) -> Result<()> {
         let real = home.canonicalize().unwrap_or_else(|_gone| home.to_owned());
         let secrets = crate::secrets::Secrets::load(&self.state)?;
         for own in self.own_folders(&self.vault_address(secrets.as_ref())?) {
@@ -72,7 +72,7 @@ impl Engine {
 }
 
 /// The folder's absolute path; the last link, if it is one, stays a link.
-fn absolute_home(target: &Path) -> Result<PathBuf> {
+pub(crate) fn absolute_home(target: &Path) -> Result<PathBuf> {
     let shown = target.display();
     let missing = |e: std::io::Error| {
         let error = match e.kind() {

@@ -8,18 +8,34 @@
 //! these or over work in the vault.
 
 mod adopt;
+mod backup;
+mod browse;
 mod config;
 mod job;
+mod keys;
 mod kit;
+mod manifest;
 mod place;
 mod points;
 mod private;
+mod recover;
+mod restore;
 mod secrets;
 mod select;
 mod state;
+mod status;
 
 pub use adopt::FOREIGN;
+pub use backstay_catalog::{App, LogLine, PointRecord};
+pub use backup::{BackupReport, problem_name};
+pub use browse::{FileEntry, ManifestView, PointDetails, VerifyReport};
 pub use job::phase_name;
+pub use keys::{KeyInfo, PASSWORD_MIN};
 pub use kit::{PASSPHRASE_MIN, check_passphrase};
+pub use manifest::Manifest;
+pub use recover::{Attached, Exported, Made, Places};
+pub use restore::{RestoreReport, RestoreRequest};
+pub use secrets::VaultRef;
 pub use select::Selector;
 pub use state::{Engine, Setup, default_state};
+pub use status::{AppStatus, Status, VaultStatus};

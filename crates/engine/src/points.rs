@@ -9,10 +9,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use backstay_catalog::{App, PointChanges, PointRecord};
-use backstay_model::{AppName, Cancel, Code, Error, Origin, Point, PointId, PointStatus, Result};
+use backstay_model::{
+    AppName, Cancel, Code, Error, JobKind, Origin, Phase, Point, PointId, PointStatus, Progress as _, Result,
+    Silent,
+};
 use backstay_vault::{Folder, Id, Lock, Snapshot, Strength, Vault};
 
 use crate::adopt::FOREIGN;
+use crate::job::{Done, Task, run};
 use crate::select::Selector;
 use crate::state::{Engine, OpenVault};
 
@@ -202,14 +206,33 @@ impl Engine {
         same.map(|r| r.point.snapshot.parse::<Id>().map_err(Error::from)).collect()
     }
 
-    /// Deletes points: their snapshots go at once, their data with the next prune.
-    pub(crate) fn delete_found(&self, found: &Found, cancel: &Cancel) -> Result<()> {
-        let ids = self.snapshots_of(found)?;
-        let lock = short_lock(&found.vault.vault, cancel)?;
-        found.vault.vault.forget(&ids)?;
-        lock.release()?;
-        let remove = ids.iter().map(ToString::to_string).collect();
-        self.catalog()?.change_points(&found.vault.id, &PointChanges { add: Vec::new(), remove }, &[])
+    /// The point that a name means, to show before it is asked about.
+    pub fn point(&self, app: &str, selector: &Selector) -> Result<PointRecord> {
+        Ok(self.find(app, selector)?.record)
+    }
+
+    /// Deletes a point: its snapshot goes at once, its data with the next prune. A pinned point stays.
+    pub fn delete(&self, app: &str, selector: &Selector, cancel: &Cancel) -> Result<PointRecord> {
+        let found = self.find(app, selector)?;
+        let point = found.record.point.clone();
+        if point.pinned {
+            return Err(Error::new(Code::Conflict, format!("Point {} is pinned", point.id.short())).advise(
+                format!("To delete it after all: `backstay unpin {app} {}` first.", point.id.short()),
+            ));
+        }
+        let task = Task { kind: JobKind::Delete, app: Some(&point.app), exclusive: true };
+        run(self.catalog()?, &self.clock, &task, (&Silent, cancel), |job| {
+            job.phase(Phase::Removing);
+            let ids = self.snapshots_of(&found)?;
+            let lock = short_lock(&found.vault.vault, cancel)?;
+            job.still_ours()?;
+            found.vault.vault.forget(&ids)?;
+            drop(lock);
+            let remove = ids.iter().map(ToString::to_string).collect();
+            self.catalog()?.change_points(&found.vault.id, &PointChanges { add: Vec::new(), remove }, &[])?;
+            let message = format!("Point {} deleted", point.id.short());
+            Ok(Done { value: found.record.clone(), message, partial: None })
+        })
     }
 
     /// Pins a point, or takes the pin away. Gives the point as it is then.

@@ -152,13 +152,27 @@ impl Engine {
 
     /// The address of the vault for this command: the one named, the configured one, the recorded one, the default.
     pub(crate) fn vault_address(&self, secrets: Option<&Secrets>) -> Result<String> {
-        if let Some(address) = &self.vault_for_now {
-            return Ok(address.clone());
+        match (&self.vault_for_now, secrets) {
+            (Some(address), _) => Ok(address.clone()),
+            (None, Some(secrets)) => self.usual_address(secrets),
+            (None, None) => match &self.config.vault {
+                Some(address) => place::absolute(address, Some(&self.state)),
+                None => self.default_vault(),
+            },
         }
+    }
+
+    /// The address named for this command only.
+    pub(crate) fn vault_for_now(&self) -> Option<&str> {
+        self.vault_for_now.as_deref()
+    }
+
+    /// The address that commands use which name none.
+    pub(crate) fn usual_address(&self, secrets: &Secrets) -> Result<String> {
         if let Some(address) = &self.config.vault {
             return place::absolute(address, Some(&self.state));
         }
-        match secrets.and_then(|s| s.vault.as_ref()?.address.clone()) {
+        match Some(secrets).and_then(|s| s.vault.as_ref()?.address.clone()) {
             Some(address) => Ok(address),
             None => self.default_vault(),
         }

@@ -1,0 +1,297 @@
+//! The words of the command line.
+//!
+//! Invariants: texts use the words of the documentation and no others; secrets are never arguments.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+const POINTS: &str = "POINT is an id or a unique prefix of one, `latest`, `latest~2`, or a time (the newest point not after it).";
+
+/// Recovery points of whole web apps: taken with one command, brought back with one.
+#[derive(Parser, Debug)]
+#[command(name = "backstay", version, max_term_width = 100, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Args, Debug)]
+pub struct Global {
+    /// State folder [default: /var/lib/backstay for root, else $XDG_DATA_HOME/backstay]
+    #[arg(long, global = true, value_name = "DIR", env = "BACKSTAY_HOME", hide_env_values = true)]
+    pub home: Option<PathBuf>,
+    /// Vault to use: a folder [default: the one noted in the state, at first DIR/vault]
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    pub vault: Option<String>,
+    /// Print JSON on standard output (docs/cli-json.md)
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Take a recovery point of an app, or of a folder, which becomes one
+    Backup(Backup),
+    /// List recovery points, newest first
+    List {
+        /// Only the points of this app
+        app: Option<String>,
+    },
+    /// Show one recovery point
+    #[command(after_help = POINTS)]
+    Show(PointRef),
+    /// List the files in a recovery point
+    #[command(after_help = POINTS)]
+    Files(Files),
+    /// Write one file of a recovery point to standard output
+    #[command(after_help = POINTS)]
+    Cat(Cat),
+    /// Compare two recovery points, or one with the newest
+    #[command(after_help = POINTS)]
+    Diff(Diff),
+    /// Bring a recovery point out into a new folder
+    #[command(after_help = POINTS)]
+    Restore(Restore),
+    /// Delete a recovery point; its space is freed by `vault prune`
+    #[command(after_help = POINTS)]
+    Delete(Delete),
+    /// Keep a recovery point whatever its age
+    #[command(after_help = POINTS)]
+    Pin(OnePoint),
+    /// Take the pin of a recovery point away
+    #[command(after_help = POINTS)]
+    Unpin(OnePoint),
+    /// Read all data of a recovery point and say whether it is whole
+    #[command(after_help = POINTS)]
+    Verify(PointRef),
+    /// Look after the vault
+    #[command(subcommand)]
+    Vault(Vault),
+    /// Make or open the recovery kit: what a blank machine needs
+    #[command(subcommand)]
+    Kit(Kit),
+    /// Look at jobs, or stop one
+    #[command(subcommand)]
+    Job(Job),
+    /// Show the state, the apps, their newest points and the vault
+    Status,
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct Backup {
+    /// Name of a known app, or a folder
+    #[arg(value_name = "PATH|APP")]
+    pub target: PathBuf,
+    /// Name for a folder that becomes an app [default: after the folder]
+    #[arg(long, value_name = "NAME")]
+    pub app: Option<String>,
+    /// Ask nothing
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct PointRef {
+    /// The app
+    pub app: String,
+    /// The point
+    #[arg(default_value = "latest")]
+    pub point: String,
+}
+
+#[derive(Args, Debug)]
+pub struct OnePoint {
+    /// The app
+    pub app: String,
+    /// The point
+    pub point: String,
+}
+
+#[derive(Args, Debug)]
+pub struct Files {
+    #[command(flatten)]
+    pub at: PointRef,
+    /// Folder or file in the point [default: its root]
+    pub path: Option<String>,
+    /// With everything below
+    #[arg(short, long)]
+    pub recursive: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Cat {
+    #[command(flatten)]
+    pub at: OnePoint,
+    /// The file, as `backstay files` shows it
+    pub path: String,
+}
+
+#[derive(Args, Debug)]
+pub struct Diff {
+    /// The app
+    pub app: String,
+    /// The older point
+    #[arg(default_value = "latest~1")]
+    pub from: String,
+    /// The newer point
+    #[arg(default_value = "latest")]
+    pub to: String,
+}
+
+#[derive(Args, Debug)]
+pub struct Restore {
+    #[command(flatten)]
+    pub at: PointRef,
+    /// Folder to make; it must not exist yet or be empty
+    #[arg(long, value_name = "DIR", required = true)]
+    pub directory: PathBuf,
+    /// Only this path of the point, and what is below it (may be given several times)
+    #[arg(long = "path", value_name = "PATH")]
+    pub paths: Vec<String>,
+    /// Ask nothing
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Delete {
+    #[command(flatten)]
+    pub at: OnePoint,
+    /// Agree beforehand
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Vault {
+    /// Make a new vault (the first backup does so by itself)
+    Init,
+    /// Show what the vault holds and saves
+    Stats,
+    /// Check that everything the points need is there
+    Check {
+        /// Read all data too and compare it with its checksums
+        #[arg(long)]
+        read_data: bool,
+    },
+    /// Mend what can be mended, and say what cannot
+    Repair {
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+        /// Agree beforehand
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Free the space that no point needs
+    Prune {
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Remove locks of programs that are gone
+    Unlock {
+        /// Remove every lock, also of programs that may still work
+        #[arg(long)]
+        all: bool,
+        /// Agree beforehand
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Use an existing vault in an empty state; the password is read from a terminal, a file or standard input
+    Attach {
+        /// The vault
+        address: String,
+        /// Read the password from this file (its first line)
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Copy points to another vault, which is made when it does not exist (with the same password)
+    Copy {
+        /// The other vault
+        address: String,
+        /// Only the points of this app
+        #[arg(long)]
+        app: Option<String>,
+        /// The other vault's password, when it has one of its own, is in this file (its first line)
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Add, list or remove passwords of the vault
+    #[command(subcommand)]
+    Key(Key),
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Key {
+    /// Add a password; it is read from a terminal, a file or standard input
+    Add {
+        /// Read the password from this file (its first line)
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// List the keys
+    List,
+    /// Remove a key
+    Remove {
+        /// Its id or a unique prefix
+        id: String,
+        /// Agree beforehand
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Kit {
+    /// Write the kit to a new file, sealed with a passphrase read from a terminal, a file or standard input
+    Export {
+        /// The new file
+        file: PathBuf,
+        /// Read the passphrase from this file (its first line)
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+    },
+    /// Take on what a kit holds, in an empty state; `--vault` names the vault's place where it has moved
+    Open {
+        /// The kit
+        file: PathBuf,
+        /// Read the passphrase from this file (its first line)
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Job {
+    /// List jobs, newest first
+    List {
+        /// How many at most
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+    },
+    /// Show one job
+    Show {
+        /// Its id or a unique prefix
+        id: String,
+    },
+    /// Show the log of a job
+    Log {
+        /// Its id or a unique prefix
+        id: String,
+    },
+    /// Ask a running job to stop
+    Cancel {
+        /// Its id or a unique prefix
+        id: String,
+    },
+}

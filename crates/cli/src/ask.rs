@@ -1,0 +1,132 @@
+//! Asking a person.
+//!
+//! Invariants: questions go to standard error, only when standard input is a terminal. A secret is read without
+//! echo from a terminal, or as the first line of a file or of standard input; never from argv.
+
+use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
+use std::path::Path;
+
+use backstay_model::{Code, Error, Result, Secret};
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+
+/// Longest secret read, in bytes.
+const SECRET_MAX: u64 = 4096;
+
+/// Goes on when the person agrees, or has agreed beforehand.
+pub fn confirm(question: &str, agreed: bool) -> Result<()> {
+    if agreed {
+        return Ok(());
+    }
+    if !io::stdin().is_terminal() {
+        return Err(Error::new(Code::ConfirmationNeeded, format!("This needs an answer: {question}")));
+    }
+    prompt(&format!("{question} [y/N] "));
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).map_err(unreadable)?;
+    match answer.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => Err(Error::new(Code::Cancelled, "Not agreed to; nothing was done")),
+    }
+}
+
+/// A secret that exists: a vault's password, a kit's passphrase.
+pub fn secret(what: &str, file: Option<&Path>) -> Result<Secret> {
+    let secret = match file {
+        Some(path) => {
+            let file = std::fs::File::open(path).map_err(|e| {
+                Error::new(Code::InvalidValue, format!("Cannot read {}", path.display())).because(e)
+            })?;
+            first_line(io::BufReader::new(file))?
+        }
+        None if io::stdin().is_terminal() => typed(&format!("{what}: "))?,
+        None => first_line(io::stdin().lock())?,
+    };
+    if secret.reveal().is_empty() {
+        return Err(Error::new(Code::InvalidValue, format!("{what} is empty")));
+    }
+    Ok(secret)
+}
+
+/// A secret that is chosen now: typed twice on a terminal.
+pub fn new_secret(what: &str, file: Option<&Path>) -> Result<Secret> {
+    let first = secret(what, file)?;
+    if file.is_none() && io::stdin().is_terminal() && typed(&format!("{what} again: "))? != first {
+        return Err(Error::new(Code::InvalidValue, "The two are not the same"));
+    }
+    Ok(first)
+}
+
+fn first_line(from: impl io::BufRead) -> Result<Secret> {
+    let mut bytes = Vec::new();
+    from.take(SECRET_MAX).read_until(b'\n', &mut bytes).map_err(unreadable)?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_not_text| Error::new(Code::InvalidValue, "A password or passphrase must be UTF-8 text"))?;
+    Ok(Secret::new(text.trim_end_matches(['\n', '\r'])))
+}
+
+fn prompt(text: &str) {
+    let mut err = io::stderr();
+    // A prompt that cannot be shown is still answered.
+    let _unseen = err.write_all(text.as_bytes()).and_then(|()| err.flush());
+}
+
+fn unreadable(e: io::Error) -> Error {
+    Error::new(Code::System, "Cannot read the answer").because(e)
+}
+
+/// Reads a line without echo. The terminal is put back on every way out; Ctrl-C is read as a key, so that it
+/// cannot leave the terminal mute.
+fn typed(question: &str) -> Result<Secret> {
+    let stdin = io::stdin();
+    let before = tcgetattr(&stdin).map_err(|e| unreadable(e.into()))?;
+    let mut quiet = before.clone();
+    quiet.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
+    prompt(question);
+    tcsetattr(&stdin, OptionalActions::Flush, &quiet).map_err(|e| unreadable(e.into()))?;
+    let line = keys(stdin.lock().bytes());
+    let restored = tcsetattr(&stdin, OptionalActions::Now, &before);
+    prompt("\n");
+    restored.map_err(|e| unreadable(e.into()))?;
+    line
+}
+
+fn keys(input: impl Iterator<Item = io::Result<u8>>) -> Result<Secret> {
+    let mut line = Vec::new();
+    for key in input {
+        match key.map_err(unreadable)? {
+            b'\r' | b'\n' | 4 => break,
+            3 => return Err(Error::new(Code::Cancelled, "Stopped on request")),
+            8 | 127 => {
+                // The whole last character, which may be several bytes.
+                while line.pop().is_some_and(|b: u8| b & 0b1100_0000 == 0b1000_0000) {}
+            }
+            21 => line.clear(),
+            byte => line.push(byte),
+        }
+    }
+    String::from_utf8(line)
+        .map(Secret::new)
+        .map_err(|_not_text| Error::new(Code::InvalidValue, "A password or passphrase must be UTF-8 text"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_make_a_line() {
+        let read = |text: &str| keys(text.bytes().map(Ok)).map(|s| s.reveal().to_owned());
+        assert_eq!(read("pass\nrest").unwrap(), "pass");
+        assert_eq!(read("pä\x7fass").unwrap(), "pass");
+        assert_eq!(read("wrong\x15right\r").unwrap(), "right");
+        assert_eq!(read("pa\x03").unwrap_err().code(), Code::Cancelled);
+    }
+
+    #[test]
+    fn only_the_first_line_of_a_file_is_the_secret() {
+        let read = |bytes: &[u8]| first_line(bytes).map(|s| s.reveal().to_owned());
+        assert_eq!(read(b" p w \r\nsecond").unwrap(), " p w ");
+        assert_eq!(read(b"").unwrap(), "");
+        assert_eq!(read(b"\xff\n").unwrap_err().code(), Code::InvalidValue);
+    }
+}

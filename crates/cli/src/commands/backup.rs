@@ -1,0 +1,78 @@
+//! `backstay backup`
+
+use backstay_engine::{BackupReport, Engine, problem_name};
+use backstay_model::{AppName, Result};
+
+use crate::args;
+use crate::failure::{partial, say};
+use crate::out::Out;
+use crate::progress::Meter;
+use crate::signals;
+use crate::text::{count, duration, number, size};
+
+/// Takes a point and says what it holds.
+pub fn run(engine: &Engine, args: &args::Backup, out: &mut Out) -> Result<u8> {
+    let name = args.app.as_deref().map(str::parse::<AppName>).transpose()?;
+    let cancel = signals::watch()?;
+    let report = {
+        let meter = Meter::start();
+        engine.backup(&args.target, name.as_ref(), &meter, &cancel)?
+    };
+    out.either(&report, text)?;
+    // The data is on its way before anything about it is said on the other stream.
+    out.finish()?;
+    tell_places(&report);
+    let failures = report.failures();
+    for left_out in report.problems.iter().filter(|p| !p.kind.is_failure()).take(5) {
+        say(format!("note: {}: {} ({})", left_out.path, problem_name(left_out.kind), left_out.detail));
+    }
+    if failures.is_empty() {
+        return Ok(0);
+    }
+    let n = u64::try_from(failures.len()).unwrap_or(u64::MAX);
+    Ok(partial(&format!("the point is not complete: {}", count(n, "problem")), &failures))
+}
+
+fn text(report: &BackupReport) -> String {
+    let point = &report.point.point;
+    let took = duration(std::time::Duration::try_from_secs_f64(report.seconds).unwrap_or_default());
+    let mut lines = format!(
+        "Point {} of {} taken in {took}: {}, {}, {} added to the vault\n",
+        point.id.short(),
+        point.app,
+        count(point.files, "file"),
+        size(point.bytes),
+        size(point.added_bytes),
+    );
+    if !report.new_app {
+        lines.push_str(&format!(
+            "{} new, {} changed, {} unchanged\n",
+            number(report.files_new),
+            number(report.files_changed),
+            number(report.files_unchanged)
+        ));
+    }
+    lines
+}
+
+/// What a first run made, and what a person must know about it.
+fn tell_places(report: &BackupReport) {
+    let app = &report.point.point.app;
+    if report.new_app {
+        say(format!("{} is app `{app}` from now on.", report.home));
+    }
+    let Some(places) = &report.first_run else { return };
+    say(format!(
+        "\nThis was the first backup. Made for it:\n  state    {}\n  secrets  {}\n  vault    {}",
+        places.state, places.secrets, places.vault
+    ));
+    if report.vault_on_same_disk {
+        say("The vault lies on the same disk as the app: it does not survive that disk. `--vault DIR` on a \
+             first backup puts it elsewhere; `backstay vault copy DIR` makes a second one.");
+    }
+    say(
+        "Keep a recovery kit away from this machine: without it, or the secrets, nobody can open the vault.\n  \
+         backstay kit export FILE",
+    );
+    say(format!("To bring the app out again:\n  backstay restore {app} --directory DIR"));
+}

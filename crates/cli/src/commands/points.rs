@@ -1,0 +1,231 @@
+//! `backstay list`, `show`, `files`, `cat`, `diff`, `delete`, `pin`, `unpin`, `verify`
+
+use std::io::Write as _;
+
+use backstay_engine::{Engine, FileEntry, PointDetails, PointRecord, Selector, problem_name};
+use backstay_model::{Cancel, Code, Error, Origin, PointStatus, Result};
+use serde::Serialize;
+
+use crate::failure::{partial, say};
+use crate::out::Out;
+use crate::progress::Meter;
+use crate::text::{Table, count, number, size, time};
+use crate::{args, ask, signals};
+
+#[derive(Serialize)]
+struct Points {
+    points: Vec<PointRecord>,
+}
+
+#[derive(Serialize)]
+struct OnePoint<'a> {
+    point: &'a PointRecord,
+}
+
+/// One word for people.
+pub fn origin(origin: Origin) -> &'static str {
+    match origin {
+        Origin::Automatic => "automatic",
+        Origin::Manual => "manual",
+        Origin::Safety => "safety",
+        Origin::Foreign => "foreign",
+        _ => "other",
+    }
+}
+
+/// One word for people.
+fn status(status: PointStatus) -> &'static str {
+    match status {
+        PointStatus::Succeeded => "succeeded",
+        PointStatus::PartiallySucceeded => "partial",
+    }
+}
+
+/// All points, or those of one app.
+pub fn list(engine: &Engine, app: Option<&str>, out: &mut Out) -> Result<u8> {
+    let points = engine.list(app)?;
+    if points.is_empty() {
+        match app {
+            Some(app) => say(format!("App `{app}` has no points in the state {}.", engine.state().display())),
+            None => say(format!(
+                "No points yet: the state {} is empty. `backstay backup PATH` takes the first one.",
+                engine.state().display()
+            )),
+        }
+    }
+    out.either(&Points { points }, |p| if p.points.is_empty() { String::new() } else { table(&p.points) })?;
+    Ok(0)
+}
+
+fn table(points: &[PointRecord]) -> String {
+    let foreign = points.iter().any(|r| r.point.origin == Origin::Foreign);
+    let mut headings = vec!["APP", "POINT", "TIME", "ORIGIN", "STATUS", " FILES", " SIZE", " ADDED", "NOTE"];
+    if foreign {
+        headings.push("FROM");
+    }
+    let mut table = Table::new(&headings);
+    for record in points {
+        let point = &record.point;
+        let mut cells = vec![
+            point.app.to_string(),
+            point.id.short(),
+            time(point.time),
+            origin(point.origin).to_owned(),
+            status(point.status).to_owned(),
+            number(point.files),
+            size(point.bytes),
+            size(point.added_bytes),
+            if point.pinned { "pinned".to_owned() } else { String::new() },
+        ];
+        if point.origin == Origin::Foreign {
+            let paths: Vec<String> = record.paths.iter().map(|p| p.escape_debug().to_string()).collect();
+            cells.push(format!("{}:{}", record.host.escape_debug(), paths.join(",")));
+        }
+        table.row(cells);
+    }
+    table.to_string()
+}
+
+fn selector(text: &str) -> Result<Selector> {
+    text.parse()
+}
+
+/// One point in detail.
+pub fn show(engine: &Engine, at: &args::PointRef, out: &mut Out) -> Result<u8> {
+    let details = engine.show(&at.app, &selector(&at.point)?)?;
+    out.either(&details, details_text)?;
+    Ok(0)
+}
+
+fn details_text(details: &PointDetails) -> String {
+    let record = &details.point;
+    let point = &record.point;
+    let mut rows = vec![
+        ("Point", point.id.to_string()),
+        ("App", point.app.to_string()),
+        ("Time", time(point.time)),
+        ("Origin", origin(point.origin).to_owned()),
+        ("Status", status(point.status).to_owned()),
+        ("Pinned", if point.pinned { "yes" } else { "no" }.to_owned()),
+        ("Files", number(point.files)),
+        ("Size", format!("{} ({} bytes)", size(point.bytes), number(point.bytes))),
+        ("Added", format!("{} to the vault", size(point.added_bytes))),
+        ("Host", record.host.escape_debug().to_string()),
+    ];
+    rows.extend(record.paths.iter().map(|p| ("From", p.escape_debug().to_string())));
+    rows.push(("Snapshot", point.snapshot.clone()));
+    if let Some(manifest) = &details.manifest {
+        rows.push(("Written by", manifest.program.clone()));
+        let shown = manifest.problems.iter().take(100);
+        rows.extend(shown.map(|p| ("Note", format!("{}: {} ({})", p.path, problem_name(p.kind), p.detail))));
+        if manifest.problems.len() > 100 {
+            rows.push(("Note", format!("and {} more (--json shows all)", manifest.problems.len() - 100)));
+        }
+    }
+    rows.iter().map(|(name, value)| format!("{name:<12}{value}\n")).collect()
+}
+
+/// The entries of a folder in a point. Long lists are written as they are read.
+pub fn files(engine: &Engine, args: &args::Files, out: &mut Out) -> Result<u8> {
+    let json = out.json;
+    if json {
+        write!(out, "{{\"files\":[").or_else(|e| written(e, out))?;
+    }
+    let mut first = true;
+    let at = selector(&args.at.point)?;
+    let mut each = |entry: FileEntry| -> Result<bool> {
+        if json {
+            let comma = if std::mem::take(&mut first) { "" } else { "," };
+            let text = serde_json::to_string(&entry)
+                .map_err(|e| Error::new(Code::Internal, "The result cannot be written as JSON").because(e))?;
+            write!(out, "{comma}\n{text}").or_else(|e| written(e, out))?;
+        } else {
+            out.line(file_line(&entry))?;
+        }
+        Ok(!out.gone())
+    };
+    engine.files(&args.at.app, &at, args.path.as_deref(), args.recursive, &mut each)?;
+    if json {
+        out.line("\n]}")?;
+    }
+    Ok(0)
+}
+
+fn written(e: std::io::Error, out: &Out) -> Result<()> {
+    if out.gone() {
+        Ok(())
+    } else {
+        Err(Error::new(Code::System, "Cannot write to standard output").because(e))
+    }
+}
+
+fn file_line(entry: &FileEntry) -> String {
+    let slash = if entry.kind == "folder" { "/" } else { "" };
+    let arrow = entry.target.as_ref().map(|t| format!(" -> {t}")).unwrap_or_default();
+    let size = if entry.kind == "file" { number(entry.size) } else { entry.kind.to_owned() };
+    let modified = entry.modified.map(time).unwrap_or_default();
+    format!("{} {size:>15}  {modified:<19}  {}{slash}{arrow}", entry.mode, entry.path)
+}
+
+/// One file to standard output, as it is.
+pub fn cat(engine: &Engine, args: &args::Cat, out: &mut Out) -> Result<u8> {
+    engine.cat(&args.at.app, &selector(&args.at.point)?, &args.path, out)?;
+    Ok(0)
+}
+
+/// Deletes a point after asking.
+pub fn delete(engine: &Engine, args: &args::Delete, out: &mut Out) -> Result<u8> {
+    let at = selector(&args.at.point)?;
+    let found = engine.point(&args.at.app, &at)?;
+    let point = &found.point;
+    ask::confirm(
+        &format!("Delete point {} of {} from {} for good?", point.id.short(), point.app, time(point.time)),
+        args.yes,
+    )?;
+    // What was agreed to is this very point, whatever `latest` means by now.
+    let this = Selector::Id(point.id.to_string());
+    let deleted = engine.delete(&args.at.app, &this, &signals::watch()?)?;
+    say(format!("Point {} deleted. `backstay vault prune` frees its space.", deleted.point.id.short()));
+    if out.json {
+        out.value(&OnePoint { point: &deleted })?;
+    }
+    Ok(0)
+}
+
+/// Pins a point, or takes the pin away.
+pub fn pin(engine: &Engine, at: &args::OnePoint, pinned: bool, out: &mut Out) -> Result<u8> {
+    let record = engine.pin(&at.app, &selector(&at.point)?, pinned, &Cancel::new())?;
+    let word = if pinned { "is pinned: it stays whatever its age" } else { "is not pinned" };
+    say(format!("Point {} {word}.", record.point.id.short()));
+    if out.json {
+        out.value(&OnePoint { point: &record })?;
+    }
+    Ok(0)
+}
+
+/// Reads all data of a point.
+pub fn verify(engine: &Engine, at: &args::PointRef, out: &mut Out) -> Result<u8> {
+    let cancel = signals::watch()?;
+    let report = {
+        let meter = Meter::start();
+        engine.verify(&at.app, &selector(&at.point)?, &meter, &cancel)?
+    };
+    out.either(&report, |r| {
+        let point = &r.point.point;
+        let read = format!("{} and {} read", count(r.files, "file"), size(r.bytes));
+        match r.problems.len() {
+            0 => format!("Point {} of {} is whole: {read}", point.id.short(), point.app),
+            _ => format!("Point {} of {} is NOT whole: {read}", point.id.short(), point.app),
+        }
+    })?;
+    if report.problems.is_empty() {
+        return Ok(0);
+    }
+    out.finish()?;
+    let n = u64::try_from(report.problems.len()).unwrap_or(u64::MAX);
+    partial(
+        &format!("{} of the point lost or damaged; everything else is whole", count(n, "path")),
+        &report.problems,
+    );
+    Ok(Code::VaultDamaged.exit())
+}

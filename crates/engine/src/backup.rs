@@ -1,0 +1,279 @@
+//! Taking a recovery point.
+//!
+//! Invariants: the point exists when its snapshot object does, which is written last, after the job's lease and the
+//! vault's lock were looked at once more. Everything before is invisible. The catalog is told afterwards; when that
+//! is lost the next command reads it from the vault. An app becomes known with its first point.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use backstay_catalog::{App, PointChanges, PointRecord};
+use backstay_model::{
+    AppName, Cancel, Code, Error, JobId, JobKind, Origin, PointId, PointStatus, Problem, ProblemKind,
+    Progress, Result,
+};
+use backstay_tree::Exclusions;
+use backstay_tree::path::escape;
+use backstay_vault::Strength;
+use backstay_vault::backup::{DEFAULT_LEVEL, SnapshotDetails, TreeOptions};
+use serde::Serialize;
+
+use crate::adopt::Subject;
+use crate::job::{Done, Running, Task, run};
+use crate::manifest::{CONTENT, FILE, Manifest};
+use crate::points::{self, Points, WAIT};
+use crate::recover::{Places, same_disk};
+use crate::secrets::random;
+use crate::state::Engine;
+use crate::{place, private};
+
+/// Folder of the file indexes in the state folder; may be deleted at any time.
+const CACHE: &str = "cache";
+
+/// What became of a backup.
+#[derive(Clone, Debug, Serialize)]
+pub struct BackupReport {
+    /// The point.
+    pub point: PointRecord,
+    /// The app's home.
+    pub home: String,
+    /// Whether the folder became an app by this.
+    pub new_app: bool,
+    /// Files that were not in the point before.
+    pub files_new: u64,
+    /// Files that differ from the point before.
+    pub files_changed: u64,
+    /// Files that are as they were.
+    pub files_unchanged: u64,
+    /// What a person should know: what could not be read, what was left out.
+    pub problems: Vec<Problem>,
+    /// The job that did it.
+    pub job: JobId,
+    /// How long it took.
+    pub seconds: f64,
+    /// Where everything is, when this command made it.
+    pub first_run: Option<Places>,
+    /// Whether the vault lies on the disk of the home: it does not survive that disk.
+    pub vault_on_same_disk: bool,
+}
+
+impl BackupReport {
+    /// The problems that make the point partial.
+    #[must_use]
+    pub fn failures(&self) -> Vec<Problem> {
+        self.problems.iter().filter(|p| p.kind.is_failure()).cloned().collect()
+    }
+}
+
+impl Engine {
+    /// Takes a recovery point of the app that `target` names, or of the folder at `target`, which becomes one.
+    /// On the very first run secrets and vault are made.
+    pub fn backup(
+        &self,
+        target: &Path,
+        named: Option<&AppName>,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<BackupReport> {
+        let started = Instant::now();
+        self.check_target(target)?;
+        let open = self.vault_or_new()?;
+        let first_run = open.new.then(|| self.places(&open));
+        let points = self.reconcile(open)?;
+        let subject = self.subject(target, named)?;
+        let home = subject.app.home.clone().ok_or_else(|| {
+            Error::new(
+                Code::SourceNotFound,
+                format!("The home of app `{}` on this machine is not known", subject.app.name),
+            )
+            .advise(format!("Name its folder once: `backstay backup PATH --app {}`.", subject.app.name))
+        })?;
+        let task = Task { kind: JobKind::Backup, app: Some(&subject.app.name), exclusive: true };
+        let taken = run(self.catalog()?, &self.clock, &task, (progress, cancel), |job| {
+            let taken = self.take(job, &points, &subject, &home)?;
+            let failures = taken.problems.iter().filter(|p| p.kind.is_failure()).count();
+            let point = &taken.record.point;
+            Ok(Done {
+                message: match failures {
+                    0 => format!("Point {} taken: {} files", point.id.short(), point.files),
+                    n => format!("Point {} taken with {n} problems: {} files", point.id.short(), point.files),
+                },
+                partial: (failures > 0).then_some(Code::PartiallySucceeded),
+                value: taken,
+            })
+        })?;
+        let vault_folder = place::local(&points.vault.address);
+        Ok(BackupReport {
+            home: escape(home.as_os_str()),
+            new_app: subject.new,
+            files_new: taken.files[0],
+            files_changed: taken.files[1],
+            files_unchanged: taken.files[2],
+            problems: taken.problems,
+            job: taken.job,
+            seconds: seconds(started.elapsed()),
+            first_run,
+            vault_on_same_disk: vault_folder.is_some_and(|v| same_disk(&home, &v)),
+            point: taken.record,
+        })
+    }
+
+    /// The work of the job, from the lock to the commit.
+    fn take(&self, job: &Running<'_>, points: &Points, subject: &Subject, home: &Path) -> Result<Taken> {
+        let app = &subject.app;
+        let vault = &points.vault.vault;
+        let newest = points.records.iter().find(|r| r.point.app == app.name);
+        let parent = newest.map(|r| r.point.snapshot.parse()).transpose()?;
+        let exclusions = self.exclusions(app, home, &points.vault.address)?;
+        let lock = vault.lock(Strength::Shared, WAIT, job.cancel())?;
+        let mut writer = vault.begin(&lock, DEFAULT_LEVEL, job.cancel())?;
+        let file_index = self.file_index(&points.vault.id, &app.name)?;
+        let options = TreeOptions { exclusions, parent, file_index: Some(file_index) };
+        let started = self.clock.now();
+        let tree = {
+            // What the last point held is what is to be expected now.
+            let expecting =
+                Expecting { job, totals: newest.map_or((0, 0), |r| (r.point.files, r.point.bytes)) };
+            writer.save_tree(CONTENT, &self.fs, home, options, &expecting)?
+        };
+        let id = PointId::from_bytes(random()?);
+        let manifest = Manifest {
+            backstay: Manifest::VERSION,
+            program: concat!("backstay ", env!("CARGO_PKG_VERSION")).to_owned(),
+            point: id,
+            app: app.name.clone(),
+            kind: app.kind.clone(),
+            home: escape(home.as_os_str()),
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            started,
+            ended: self.clock.now(),
+            counts: tree.counts,
+            problems: tree.problems,
+            sparse: tree.sparse,
+        };
+        writer.save_bytes(FILE, &manifest.to_json()?)?;
+        let failed = manifest.problems.iter().any(|p| p.kind.is_failure());
+        let status = if failed { PointStatus::PartiallySucceeded } else { PointStatus::Succeeded };
+        let details = SnapshotDetails {
+            time: started,
+            paths: vec![manifest.home.clone()],
+            tags: points::tags(&app.name, &id, Origin::Manual, status),
+            parent,
+        };
+        job.still_ours()?;
+        let committed = writer.commit(&lock, details, job)?;
+        // When giving it back fails, it is removed later as that of a process that is gone.
+        drop(lock);
+        let record = points::record(&committed.id, &committed.snapshot)?;
+        self.remember(points, subject, &record)?;
+        let summary = committed.snapshot.summary.unwrap_or_default();
+        Ok(Taken {
+            record,
+            files: [summary.files_new, summary.files_changed, summary.files_unmodified],
+            problems: manifest.problems,
+            job: job.id(),
+        })
+    }
+
+    /// Tells the catalog of a new point, and of its app.
+    fn remember(&self, points: &Points, subject: &Subject, record: &PointRecord) -> Result<()> {
+        let catalog = self.catalog()?;
+        let changes = PointChanges { add: vec![record.clone()], remove: Vec::new() };
+        let known = self.apps()?.iter().any(|a| a.name == subject.app.name);
+        if subject.new && known {
+            catalog.move_app(&subject.app)?;
+        }
+        catalog.change_points(&points.vault.id, &changes, std::slice::from_ref(&subject.app))
+    }
+
+    /// Refuses a target that cannot be meant before anything is made for it.
+    fn check_target(&self, target: &Path) -> Result<()> {
+        if self.is_set_up()? {
+            return Ok(());
+        }
+        let home = crate::adopt::absolute_home(target)?;
+        self.refuse_own(&home)
+    }
+
+    /// What lies in the home and is not part of it: Backstay's own folders and the homes of other apps.
+    fn exclusions(&self, app: &App, home: &Path, vault: &str) -> Result<Exclusions> {
+        let real = home.canonicalize().unwrap_or_else(|_gone| home.to_owned());
+        let mut inside = self.own_folders(vault);
+        let others = self.apps()?.into_iter().filter(|other| other.name != app.name);
+        inside.extend(others.filter_map(|other| other.home));
+        let mut exclusions = Exclusions::new();
+        for folder in inside {
+            let folder = folder.canonicalize().unwrap_or(folder);
+            if folder != real && folder.starts_with(&real) {
+                exclusions.add_folder(&*self.fs, &folder).map_err(|e| {
+                    Error::new(Code::SourceNotFound, format!("Cannot look at {}", folder.display()))
+                        .because(e)
+                })?;
+            }
+        }
+        Ok(exclusions)
+    }
+
+    /// The local file that makes the next backup of an app fast.
+    fn file_index(&self, vault: &str, app: &AppName) -> Result<PathBuf> {
+        let folder = self.state.join(CACHE);
+        private::make_folder(&*self.fs, &folder)?;
+        let vault: String = vault.chars().take(16).collect();
+        Ok(folder.join(format!("{vault}-{app}.files")))
+    }
+}
+
+pub(crate) fn seconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1_000.0).round() / 1_000.0
+}
+
+struct Taken {
+    record: PointRecord,
+    files: [u64; 3],
+    problems: Vec<Problem>,
+    job: JobId,
+}
+
+/// Passes progress on, and the totals of the last point when reading begins.
+struct Expecting<'a> {
+    job: &'a Running<'a>,
+    totals: (u64, u64),
+}
+
+impl Progress for Expecting<'_> {
+    fn phase(&self, phase: backstay_model::Phase) {
+        self.job.phase(phase);
+        self.job.expect(self.totals.0, self.totals.1);
+    }
+
+    fn done(&self, files: u64, bytes: u64) {
+        self.job.done(files, bytes);
+    }
+
+    fn expect(&self, _: u64, _: u64) {
+        // The walk learns its totals as it goes; those of the last point are known from the start.
+    }
+
+    fn problem(&self, problem: &Problem) {
+        self.job.problem(problem);
+    }
+}
+
+/// The words for a kind of problem.
+#[must_use]
+pub fn problem_name(kind: ProblemKind) -> &'static str {
+    match kind {
+        ProblemKind::Unreadable => "unreadable",
+        ProblemKind::Changed => "changed while read",
+        ProblemKind::Vanished => "vanished",
+        ProblemKind::Socket => "a socket",
+        ProblemKind::Mount => "a mount, left out",
+        ProblemKind::Metadata => "metadata incomplete",
+        ProblemKind::Unwritable => "not written",
+        ProblemKind::Lost => "lost in the vault",
+        ProblemKind::Unsafe => "unsafe, not restored",
+        ProblemKind::Excluded => "left out",
+        ProblemKind::Grew => "grew while read",
+        _ => "to be looked at",
+    }
+}

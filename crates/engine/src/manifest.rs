@@ -1,0 +1,92 @@
+//! `backstay.json`: what a point says about itself.
+//!
+//! Invariants: lies in the root of the point's tree beside `content`, so it is as whole and as secret as the rest. A
+//! restore needs only `sparse` from it; a point whose manifest cannot be read still restores (holes become zeros).
+//! Paths are escaped text, so names that are not UTF-8 survive.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use backstay_model::{AppName, Code, Counts, Error, PointId, Problem, Result};
+use backstay_tree::path::unescape;
+use backstay_vault::backup::SparseFile;
+use backstay_vault::{Id, Reader};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Name of the manifest in a point's root.
+pub(crate) const FILE: &str = "backstay.json";
+/// Name of the app's home in a point's root.
+pub(crate) const CONTENT: &str = "content";
+const VERSION: u32 = 1;
+
+/// What a point says about itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of this format.
+    pub backstay: u32,
+    /// The program that wrote it.
+    pub program: String,
+    /// The point.
+    pub point: PointId,
+    /// The app.
+    pub app: AppName,
+    /// What kind of app.
+    pub kind: String,
+    /// Its home on the machine that took the point.
+    pub home: String,
+    /// That machine.
+    pub host: String,
+    /// When reading began.
+    pub started: Timestamp,
+    /// When the last file was read.
+    pub ended: Timestamp,
+    /// Files and bytes of content.
+    pub counts: Counts,
+    /// What a person should know: what could not be read, what was left out.
+    pub problems: Vec<Problem>,
+    /// Files with holes and where they have data.
+    #[serde(default)]
+    pub sparse: Vec<SparseFile>,
+}
+
+impl Manifest {
+    /// The version that this program writes.
+    pub const VERSION: u32 = VERSION;
+
+    /// As the bytes of the file.
+    pub(crate) fn to_json(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(self)
+            .map_err(|e| Error::new(Code::Internal, "The manifest cannot be written").because(e))
+    }
+
+    /// The manifest of a point; none for snapshots of other programs.
+    pub(crate) fn load(reader: &Reader, root: &Id) -> Result<Option<Self>> {
+        #[derive(Deserialize)]
+        struct Version {
+            backstay: u32,
+        }
+        let node = match reader.find(root, FILE.as_ref()) {
+            Ok(node) => node,
+            Err(e) if e.code() == Code::PathNotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let mut bytes = Vec::new();
+        reader.cat(&node, &mut bytes)?;
+        let damaged = |e: serde_json::Error| {
+            Error::new(Code::VaultDamaged, "The manifest of the point cannot be understood").because(e)
+        };
+        let Version { backstay: version } = serde_json::from_slice(&bytes).map_err(damaged)?;
+        if version > VERSION {
+            let message = format!("The point's manifest has version {version}, newest known is {VERSION}");
+            return Err(Error::new(Code::VaultUnsupported, message));
+        }
+        serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+    }
+
+    /// Where the holes are, for a restore.
+    pub(crate) fn holes(&self) -> HashMap<PathBuf, Vec<(u64, u64)>> {
+        let file = |f: &SparseFile| Some((PathBuf::from(unescape(&f.path)?), f.data.clone()));
+        self.sparse.iter().filter_map(file).collect()
+    }
+}
