@@ -110,7 +110,9 @@ impl Node {
         (!bad).then_some(self.name.as_os_str())
     }
 
-    fn type_name(&self) -> &'static str {
+    /// The name of its kind in the JSON: `file`, `dir`, `symlink` …
+    #[must_use]
+    pub fn type_name(&self) -> &'static str {
         match self.kind {
             Some(Kind::File) => "file",
             Some(Kind::Dir) => "dir",
