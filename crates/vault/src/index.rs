@@ -168,6 +168,26 @@ impl BlobIndex {
         })
     }
 
+    /// How many places of blobs of a kind are listed.
+    #[must_use]
+    pub fn count(&self, kind: BlobKind) -> usize {
+        self.list(kind).len()
+    }
+
+    /// The blob at a position of the sorted list, with that place of it.
+    #[must_use]
+    pub fn at(&self, kind: BlobKind, position: usize) -> Option<(Id, Place)> {
+        self.list(kind).get(position).and_then(|s| Some((s.id, self.place(s)?)))
+    }
+
+    /// The position of the first place of a blob; its other places follow.
+    #[must_use]
+    pub fn position(&self, kind: BlobKind, id: &Id) -> Option<usize> {
+        let list = self.list(kind);
+        let start = guess(list, id);
+        list.get(start).is_some_and(|s| s.id == *id).then_some(start)
+    }
+
     /// Whether the blob is listed.
     #[must_use]
     pub fn has(&self, kind: BlobKind, id: &Id) -> bool {

@@ -24,6 +24,7 @@ pub mod diff;
 pub mod id;
 pub mod index;
 pub mod key;
+pub mod load;
 pub mod lock;
 pub mod node;
 pub mod pack;
@@ -35,7 +36,9 @@ pub mod repair;
 pub mod restore;
 pub mod snapshot;
 pub mod stats;
+mod transfer;
 mod vault;
+mod walk;
 
 pub use id::Id;
 pub use lock::{Lock, Strength};

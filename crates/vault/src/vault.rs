@@ -21,7 +21,7 @@ use crate::compress::{Decompressor, decompress};
 use crate::config::Config;
 use crate::crypto::{Cipher, MasterKey};
 use crate::id::Id;
-use crate::index::{BlobIndex, IndexFile};
+use crate::index::BlobIndex;
 use crate::key::{Cost, KeyFile};
 use crate::process::Process;
 use crate::snapshot::Snapshot;
@@ -269,6 +269,19 @@ impl Vault {
         self.put_object(folder, &to_json(value)?)
     }
 
+    /// Reads the config once more and makes sure that it is still the one the vault was opened with.
+    pub(crate) fn reread_config(&self) -> Result<()> {
+        let mut sealed = self.0.storage.get(CONFIG)?;
+        let json = self.0.cipher.open(&mut sealed).ok_or_else(|| hash_mismatch(CONFIG))?;
+        let same = serde_json::from_slice::<Config>(json).is_ok_and(|config| config == self.0.config);
+        if same { Ok(()) } else { Err(hash_mismatch(CONFIG)) }
+    }
+
+    /// One key file.
+    pub(crate) fn read_key_file(&self, id: &Id) -> Result<KeyFile> {
+        read_key(&*self.0.storage, id)
+    }
+
     // --- snapshots
 
     /// All snapshots, oldest first. One that cannot be read is an error; see [`Vault::snapshots_and_damage`].
@@ -327,40 +340,11 @@ impl Vault {
     /// Reads all index objects, several at a time. Blobs in packs for which `keep` says no are left out.
     /// Gives the index and the ids of the index objects it was read from.
     pub fn load_index(&self, keep: &(dyn Fn(&Id) -> bool + Sync)) -> Result<(BlobIndex, Vec<Id>)> {
-        let ids = self.ids(Folder::Index)?;
-        let next = std::sync::atomic::AtomicUsize::new(0);
-        let work = || -> Result<(BlobIndex, Vec<Id>)> {
-            let mut part = BlobIndex::default();
-            let mut read = Vec::new();
-            while let Some(id) = ids.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
-                match self.get_json::<IndexFile>(Folder::Index, id) {
-                    Ok(file) => {
-                        part.add(&file.packs, keep);
-                        read.push(*id);
-                    }
-                    // Superseded by a prune between listing and reading: its successor was listed or is not needed.
-                    Err(e) if e.code() == Code::ObjectNotFound => {}
-                    Err(e) => return Err(e),
-                }
-            }
-            Ok((part, read))
-        };
-        let threads = crate::workers().min(ids.len().max(1));
-        let parts = std::thread::scope(|scope| {
-            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-            let mut parts = vec![work()];
-            parts.extend(others.into_iter().map(|t| t.join().unwrap_or_else(|_panic| Err(thread_failed()))));
-            parts
-        });
-        let mut index = BlobIndex::default();
-        let mut files = Vec::new();
-        for part in parts {
-            let (part, read) = part?;
-            index.merge(part);
-            files.extend(read);
+        let mut loaded = self.load_index_and_damage(keep)?;
+        match loaded.damaged.pop() {
+            Some((_, error)) => Err(error),
+            None => Ok((loaded.index, loaded.files.into_iter().map(|f| f.id).collect())),
         }
-        index.sort();
-        Ok((index, files))
     }
 
     // --- blobs
