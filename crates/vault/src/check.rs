@@ -210,6 +210,20 @@ pub(crate) fn examine(
     Ok((report, survey, lost))
 }
 
+/// What stays lost with the index of `survey`, and the points that need it.
+pub(crate) fn affected_by_loss(
+    vault: &Vault,
+    survey: &Survey,
+    cancel: &Cancel,
+) -> Result<(Vec<AffectedPoint>, Lost)> {
+    let mut lost = survey.lost();
+    check_trees(vault, survey, &mut lost, &mut CheckReport::default(), cancel)?;
+    if lost.is_empty() {
+        return Ok((Vec::new(), lost));
+    }
+    Ok((affected::find(vault, survey, &lost, cancel)?, lost))
+}
+
 pub(crate) fn count(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }

@@ -235,14 +235,7 @@ impl Copy<'_> {
         let PackedBlob { id, kind, uncompressed, .. } = *blob;
         let Worker { filler, opener, compressor, blobs } = worker;
         let opened = sealed.and_then(|sealed| {
-            self.from.open_blob(
-                kind,
-                &id,
-                uncompressed,
-                sealed,
-                &mut opener.decompressor,
-                &mut opener.plain,
-            )
+            self.from.open_blob(kind, &id, uncompressed, sealed, &mut opener.decompressor, &mut opener.plain)
         });
         let compressor = self.to.compresses().then_some(compressor);
         let plain = match opened {

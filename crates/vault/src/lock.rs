@@ -231,20 +231,26 @@ impl Vault {
         Ok(self.locks()?.into_iter().find_map(other))
     }
 
-    /// Removes locks that nobody refreshes any more: those of processes that are gone, and those older than 30
-    /// minutes; with `all`, every lock. Gives how many were removed.
+    /// Removes locks that nobody refreshes any more: those of processes that are gone, those older than 30 minutes,
+    /// and those that cannot be read (whoever holds such a lock finds it gone when it asks); with `all`, every lock.
+    /// Gives how many were removed.
     pub fn unlock(&self, all: bool) -> Result<usize> {
-        let before = self.ids(Folder::Locks)?.len();
         let now = Timestamp::now();
-        let mut left = 0;
-        for (id, lock) in self.locks()? {
-            if all || lock.is_stale(now) {
+        let mut removed = 0;
+        for id in self.ids(Folder::Locks)? {
+            let abandoned = match self.get_json::<LockFile>(Folder::Locks, &id) {
+                Ok(lock) => lock.is_stale(now) || lock.process.is_gone(),
+                Err(e) if e.code() == Code::ObjectNotFound => continue,
+                Err(e) if crate::load::is_of_the_object(&e) => true,
+                Err(_) if all => true,
+                Err(e) => return Err(e),
+            };
+            if all || abandoned {
                 self.remove_if_there(Folder::Locks, &id)?;
-            } else {
-                left += 1;
+                removed += 1;
             }
         }
-        Ok(before.saturating_sub(left))
+        Ok(removed)
     }
 }
 

@@ -38,12 +38,7 @@ pub struct PruneOptions {
 
 impl Default for PruneOptions {
     fn default() -> Self {
-        PruneOptions {
-            max_unused_percent: 5,
-            small_packs: 32,
-            repack: true,
-            wait: Duration::from_secs(60),
-        }
+        PruneOptions { max_unused_percent: 5, small_packs: 32, repack: true, wait: Duration::from_secs(60) }
     }
 }
 
@@ -167,12 +162,7 @@ pub(crate) fn refused(what: &str) -> Error {
 
 /// Makes sure that every marked blob has a place in an existing pack that does not go. Packs that are the only place
 /// leave the set `going`; how many did is given back. A blob without any place is an error.
-fn cover(
-    index: &BlobIndex,
-    marks: &Marks,
-    packs: &HashMap<Id, u64>,
-    going: &mut HashSet<Id>,
-) -> Result<u64> {
+fn cover(index: &BlobIndex, marks: &Marks, packs: &HashMap<Id, u64>, going: &mut HashSet<Id>) -> Result<u64> {
     let mut rescued = 0;
     for kind in [BlobKind::Data, BlobKind::Tree] {
         each_blob(index, kind, &mut |position, id, places| {
@@ -319,9 +309,9 @@ fn move_blob(
     match moved {
         Ok(sealed) => packer.push_sealed(filler, kind, id, &sealed, uncompressed),
         Err(_) => {
-            let plain = opener.blob(vault, &seen.index, kind, &id).map_err(|e| {
-                refused(&format!("the blob {} cannot be read", id.short())).because(e)
-            })?;
+            let plain = opener
+                .blob(vault, &seen.index, kind, &id)
+                .map_err(|e| refused(&format!("the blob {} cannot be read", id.short())).because(e))?;
             packer.push(filler, kind, id, plain, None)
         }
     }

@@ -15,7 +15,7 @@ use crate::compress::Compressor;
 use crate::crypto::Nonces;
 use crate::id::Id;
 use crate::index::{BLOBS_PER_INDEX, IndexFile, IndexedBlob, IndexedPack};
-use crate::pack::{Pack, PackBuffer, PackedBlob};
+use crate::pack::{Absorbed, Pack, PackBuffer, PackedBlob};
 use crate::vault::{Folder, Vault};
 
 /// Most bytes that are read from a pack at once, unless one blob is larger.
@@ -23,7 +23,8 @@ pub(crate) const WINDOW: u64 = 8 << 20;
 /// Bytes between two wanted blobs that are read along rather than asked for anew.
 const GAP: u64 = 64 << 10;
 
-/// Groups blobs, sorted by offset, into ranges of a pack that are read at once. Overlapping blobs share a range.
+/// Groups blobs, sorted by offset, into ranges of a pack that are read at once. Blobs that overlap (in hostile packs)
+/// have ranges of their own, because opening one alters its bytes.
 pub(crate) fn windows(blobs: &[PackedBlob]) -> Vec<(u64, u64, &[PackedBlob])> {
     let mut out = Vec::new();
     let mut rest = blobs;
@@ -33,10 +34,10 @@ pub(crate) fn windows(blobs: &[PackedBlob]) -> Vec<(u64, u64, &[PackedBlob])> {
         let mut count = 0;
         for blob in rest {
             let (from, to) = (u64::from(blob.offset), u64::from(blob.offset) + u64::from(blob.length));
-            if count > 0 && (from > end + GAP || to.max(end) - start > WINDOW) {
+            if count > 0 && (from < end || from > end + GAP || to - start > WINDOW) {
                 break;
             }
-            end = end.max(to);
+            end = to;
             count += 1;
         }
         let (group, after) = rest.split_at(count);
@@ -46,13 +47,16 @@ pub(crate) fn windows(blobs: &[PackedBlob]) -> Vec<(u64, u64, &[PackedBlob])> {
     out
 }
 
+/// Told about a blob that was read: still sealed, or why it cannot be read.
+pub(crate) type EachSealed<'a> = dyn FnMut(&PackedBlob, Result<&mut [u8]>) -> Result<()> + 'a;
+
 /// Reads blobs of one pack, sorted by offset, and gives each, still sealed, to `each`. A range that cannot be read is
 /// given as its error to every blob in it.
 pub(crate) fn each_sealed(
     vault: &Vault,
     pack: &Id,
     blobs: &[PackedBlob],
-    each: &mut dyn FnMut(&PackedBlob, Result<&mut [u8]>) -> Result<()>,
+    each: &mut EachSealed<'_>,
 ) -> Result<()> {
     let name = Folder::Data.object(pack);
     for (start, end, group) in windows(blobs) {
@@ -60,7 +64,6 @@ pub(crate) fn each_sealed(
         match vault.storage().get_range(&name, start, length) {
             Ok(mut window) => {
                 for blob in group {
-                    // Opening alters the bytes: of blobs that overlap (in hostile packs) only one can be whole.
                     let from = usize::try_from(u64::from(blob.offset) - start).unwrap_or(usize::MAX);
                     let to = from.saturating_add(usize::try_from(blob.length).unwrap_or(usize::MAX));
                     each(blob, Ok(window.get_mut(from..to).unwrap_or_default()))?;
@@ -198,8 +201,10 @@ impl<'a> Packer<'a> {
         for buffer in partial {
             let mut rest = Some(buffer);
             for other in &mut open {
-                if let Some(buffer) = rest.take() {
-                    rest = other.absorb(buffer)?;
+                if let Some(buffer) = rest.take()
+                    && let Absorbed::TooLarge(back) = other.absorb(buffer)?
+                {
+                    rest = Some(back);
                 }
             }
             open.extend(rest);
@@ -218,7 +223,9 @@ pub(crate) fn write_index(vault: &Vault, packs: impl IntoIterator<Item = Indexed
     for pack in packs {
         match merged.entry(pack.id) {
             std::collections::btree_map::Entry::Vacant(new) => _ = new.insert(pack),
-            std::collections::btree_map::Entry::Occupied(mut known) => known.get_mut().blobs.extend(pack.blobs),
+            std::collections::btree_map::Entry::Occupied(mut known) => {
+                known.get_mut().blobs.extend(pack.blobs)
+            }
         }
     }
     let mut written = Vec::new();

@@ -90,7 +90,13 @@ impl Opener {
     }
 
     /// The plain content of a blob, from whichever of its places is whole.
-    pub(crate) fn blob(&mut self, vault: &Vault, index: &BlobIndex, kind: BlobKind, id: &Id) -> Result<&[u8]> {
+    pub(crate) fn blob(
+        &mut self,
+        vault: &Vault,
+        index: &BlobIndex,
+        kind: BlobKind,
+        id: &Id,
+    ) -> Result<&[u8]> {
         let mut problem = None;
         for place in index.find_all(kind, id) {
             match self.read(vault, kind, id, &place) {
@@ -145,7 +151,8 @@ impl Walk<'_> {
         std::thread::scope(|scope| {
             let others: Vec<_> = (1..crate::workers()).map(|_| scope.spawn(work)).collect();
             let mut results = vec![work()];
-            results.extend(others.into_iter().map(|t| t.join().unwrap_or_else(|_panic| Err(thread_failed()))));
+            results
+                .extend(others.into_iter().map(|t| t.join().unwrap_or_else(|_panic| Err(thread_failed()))));
             results.into_iter().collect()
         })
     }
@@ -214,12 +221,11 @@ impl Walk<'_> {
     }
 }
 
+/// Told about a blob: the position of its first place, its id, all its places.
+pub(crate) type EachBlob<'a> = dyn FnMut(usize, Id, &[Place]) -> Result<()> + 'a;
+
 /// Calls `each` for every blob of a kind with its position and all its places.
-pub(crate) fn each_blob(
-    index: &BlobIndex,
-    kind: BlobKind,
-    each: &mut dyn FnMut(usize, Id, &[Place]) -> Result<()>,
-) -> Result<()> {
+pub(crate) fn each_blob(index: &BlobIndex, kind: BlobKind, each: &mut EachBlob<'_>) -> Result<()> {
     let mut places = Vec::new();
     let mut position = 0;
     while let Some((id, place)) = index.at(kind, position) {

@@ -60,7 +60,8 @@ pub(super) fn find(
     let counts = count_all(&branches, &is_lost, survey.roots());
     let mut affected = Vec::new();
     for (id, snapshot) in &survey.snapshots {
-        let total = if is_lost(&snapshot.tree) { 1 } else { counts.get(&snapshot.tree).copied().unwrap_or(0) };
+        let total =
+            if is_lost(&snapshot.tree) { 1 } else { counts.get(&snapshot.tree).copied().unwrap_or(0) };
         if total > 0 {
             affected.push(AffectedPoint {
                 snapshot: *id,

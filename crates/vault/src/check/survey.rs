@@ -15,7 +15,7 @@ use super::{Lost, count};
 use crate::blob::BlobKind;
 use crate::id::Id;
 use crate::index::BlobIndex;
-use crate::load::{LoadedFile, is_of_the_object};
+use crate::load::is_of_the_object;
 use crate::pack::PackedBlob;
 use crate::snapshot::Snapshot;
 use crate::vault::{Folder, Vault};
@@ -26,7 +26,6 @@ pub(crate) struct Survey {
     pub(crate) snapshots: Vec<(Id, Snapshot)>,
     pub(crate) bad_snapshots: Vec<(Id, Error)>,
     pub(crate) index: BlobIndex,
-    pub(crate) files: Vec<LoadedFile>,
     pub(crate) bad_index: Vec<(Id, Error)>,
     /// All packs that exist, with their sizes.
     pub(crate) packs: HashMap<Id, u64>,
@@ -63,7 +62,6 @@ impl Survey {
             snapshots,
             bad_snapshots,
             index: loaded.index,
-            files: loaded.files,
             bad_index: loaded.damaged,
             packs,
             missing_packs,
@@ -79,8 +77,7 @@ impl Survey {
 
     /// Whether a blob in its pack is known to be unreadable.
     pub(crate) fn is_bad(&self, pack: &Id, kind: BlobKind, id: &Id) -> bool {
-        !self.packs.contains_key(pack)
-            || self.faults.get(pack).is_some_and(|f| f.bad.contains(&(kind, *id)))
+        !self.packs.contains_key(pack) || self.faults.get(pack).is_some_and(|f| f.bad.contains(&(kind, *id)))
     }
 
     /// Indexed blobs of which no place is good.
@@ -132,11 +129,8 @@ fn look_at_packs(
     read_data: bool,
     (progress, cancel): (&dyn Progress, &Cancel),
 ) -> Result<(BTreeMap<Id, PackFault>, u64)> {
-    let mut work: Vec<(Id, u64, Vec<PackedBlob>)> = index
-        .by_pack()
-        .into_iter()
-        .filter_map(|(id, blobs)| Some((id, *packs.get(&id)?, blobs)))
-        .collect();
+    let mut work: Vec<(Id, u64, Vec<PackedBlob>)> =
+        index.by_pack().into_iter().filter_map(|(id, blobs)| Some((id, *packs.get(&id)?, blobs))).collect();
     work.sort_unstable_by_key(|(id, ..)| *id);
     if read_data {
         progress.expect(count(work.len()), work.iter().map(|(_, size, _)| size).sum());

@@ -112,10 +112,8 @@ fn usages(seen: &Seen, plan: &mut PrunePlan) -> Result<HashMap<Id, Usage>> {
 
 /// Works out the plan.
 pub(super) fn decide(seen: &Seen, options: &PruneOptions) -> Result<PrunePlan> {
-    let mut plan = PrunePlan {
-        snapshots: u64::try_from(seen.snapshots.len()).unwrap_or(0),
-        ..PrunePlan::default()
-    };
+    let mut plan =
+        PrunePlan { snapshots: u64::try_from(seen.snapshots.len()).unwrap_or(0), ..PrunePlan::default() };
     let mut usages = usages(seen, &mut plan)?;
     for id in seen.index.packs() {
         // A pack in which the index lists nothing.
@@ -167,7 +165,8 @@ fn choose_repacks(
 ) {
     let allowed = plan.used.bytes / 100 * u64::from(options.max_unused_percent);
     // Largest share of waste first: the most is freed for the least that is moved.
-    let share = |unused: u64, pack: &PlannedPack| u128::from(unused) * 1_000_000 / u128::from(pack.bytes.max(1));
+    let share =
+        |unused: u64, pack: &PlannedPack| u128::from(unused) * 1_000_000 / u128::from(pack.bytes.max(1));
     partly.sort_by_key(|(unused, pack)| (std::cmp::Reverse(share(*unused, pack)), pack.id));
     let mut chosen = HashSet::new();
     for (unused, pack) in partly {
@@ -187,10 +186,10 @@ fn choose_repacks(
 
 /// Totals and a fixed order.
 fn finish(plan: &mut PrunePlan, usages: &HashMap<Id, Usage>) {
-    let unused = |list: &[PlannedPack]| {
-        list.iter().filter_map(|p| usages.get(&p.id)).map(|u| u.unused).sum::<u64>()
-    };
-    plan.kept_unused_bytes = plan.kept_unused_bytes.saturating_sub(unused(&plan.delete) + unused(&plan.repack));
+    let unused =
+        |list: &[PlannedPack]| list.iter().filter_map(|p| usages.get(&p.id)).map(|u| u.unused).sum::<u64>();
+    plan.kept_unused_bytes =
+        plan.kept_unused_bytes.saturating_sub(unused(&plan.delete) + unused(&plan.repack));
     let gone: u64 = [&plan.delete, &plan.leftover].into_iter().flatten().map(|p| p.bytes).sum();
     let moved: Amount = plan.repack.iter().fold(Amount::default(), |mut sum, p| {
         sum.add(p.bytes.saturating_sub(p.used_bytes));
