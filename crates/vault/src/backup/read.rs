@@ -122,18 +122,28 @@ impl Walk<'_> {
             });
             let last = attempt >= TRIES || (attempt > 1 && stat.size > 64 << 20);
             let size = usize::try_from(stat.size).unwrap_or(usize::MAX);
-            let (outcome, read) = if size <= WINDOW && !self.has_holes(&stat) {
+            let extents = match self.extents(file.as_fd(), &stat) {
+                Ok(extents) => extents,
+                Err(e) => return Ok(Err(e)),
+            };
+            let (outcome, read) = if size <= WINDOW && is_whole(extents.as_ref(), stat.size) {
                 match self.small(file.as_fd(), size, worker)? {
                     Ok((content, read)) => {
-                        let entry =
-                            PastEntry { content, xattrs, size: read, ..entry(name.to_owned(), &stat) };
+                        let entry = PastEntry {
+                            content,
+                            xattrs,
+                            extents,
+                            size: read,
+                            ..entry(name.to_owned(), &stat)
+                        };
                         (Outcome::Read(Box::new(entry), stat), read)
                     }
                     Err(e) => return Ok(Err(e)),
                 }
             } else {
                 let large = self.large(folder, position, name, stat, xattrs);
-                let read = self.read_large(&large, file.as_fd(), worker)?;
+                let read = self.read_large(&large, file.as_fd(), extents.as_ref(), worker)?;
+                *large.extents.lock() = extents;
                 match self.settle_large(&large, file.as_fd(), read, last, worker)? {
                     Ok(Some(done)) => return Ok(Ok(done)),
                     Ok(None) => continue,
@@ -225,37 +235,36 @@ impl Walk<'_> {
         })
     }
 
-    /// Reads all ranges of data; gives how many bytes of the file were accounted for and the ranges, if it has holes.
+    /// The ranges of data of a file that may have holes. A file without any can look so too, where the file system
+    /// compresses: the answer is remembered, so that it is not read again to learn it.
+    fn extents(&self, file: BorrowedFd<'_>, stat: &Stat) -> io::Result<Option<Extents>> {
+        if !self.has_holes(stat) {
+            return Ok(None);
+        }
+        sparse::extents(&*self.fs, file, stat.size, EXTENTS_MAX).map(Some)
+    }
+
+    /// Reads all ranges of data; gives how many bytes of the file were accounted for.
     fn read_large(
         &self,
         large: &Arc<Large>,
         file: BorrowedFd<'_>,
+        extents: Option<&Extents>,
         worker: &mut Worker,
-    ) -> Result<io::Result<(u64, Option<Extents>)>> {
+    ) -> Result<io::Result<u64>> {
         let size = large.stat.size;
-        let mut extents = None;
-        let mut segments = vec![(0, size)];
-        if self.has_holes(&large.stat) {
-            let found = match sparse::extents(&*self.fs, file, size, EXTENTS_MAX) {
-                Ok(found) => found,
-                Err(e) => return Ok(Err(e)),
-            };
-            if found != [(0, size)] {
-                segments = without_small_holes(&found);
-                extents = Some(found);
-            }
-        }
+        let segments = extents.map_or_else(|| vec![(0, size)], |found| without_small_holes(found));
         let mut at = 0;
         for (start, end) in segments {
             self.zeros(large, start - at, worker)?;
             match self.segment(large, file, start, end, worker)? {
-                Ok(reached) if reached < end => return Ok(Ok((reached, extents))),
+                Ok(reached) if reached < end => return Ok(Ok(reached)),
                 Ok(_) => at = end,
                 Err(e) => return Ok(Err(e)),
             }
         }
         self.zeros(large, size - at, worker)?;
-        Ok(Ok((size, extents)))
+        Ok(Ok(size))
     }
 
     /// Stores `[start, end)` of a file; gives where it stopped, `end` unless the file is shorter now.
@@ -358,13 +367,12 @@ impl Walk<'_> {
         &self,
         large: &Arc<Large>,
         file: BorrowedFd<'_>,
-        read: io::Result<(u64, Option<Extents>)>,
+        read: io::Result<u64>,
         last: bool,
         worker: &mut Worker,
     ) -> Result<io::Result<Option<Outcome>>> {
-        let judged = read.and_then(|(read, extents)| Ok((read, extents, self.fs.stat_handle(file)?)));
-        let (read, extents) = match judged {
-            Ok((read, extents, after)) => {
+        let read = match read.and_then(|read| Ok((read, self.fs.stat_handle(file)?))) {
+            Ok((read, after)) => {
                 match steadiness(&large.stat, &after, read) {
                     Steadiness::Steady => {}
                     Steadiness::Grew => self.grew(&large.folder, &large.name, &large.stat),
@@ -372,12 +380,11 @@ impl Walk<'_> {
                     Steadiness::Changed if !last => return Ok(Ok(None)),
                     Steadiness::Changed => self.changed(&large.folder, &large.name),
                 }
-                (read, extents)
+                read
             }
             Err(e) => return Ok(Err(e)),
         };
         *large.read.lock() = read;
-        *large.extents.lock() = extents;
         // The folder waits for this file until its last piece is stored.
         large.folder.pending.fetch_add(1, Ordering::AcqRel);
         self.piece_done(large, worker)?;
@@ -401,6 +408,11 @@ impl Walk<'_> {
         self.file_done(&large.folder, large.position, large.stat, Box::new(entry));
         self.complete(Arc::clone(&large.folder), worker)
     }
+}
+
+/// Whether a file has no holes.
+pub(crate) fn is_whole(extents: Option<&Extents>, size: u64) -> bool {
+    extents.is_none_or(|e| *e == [(0, size)])
 }
 
 fn without_small_holes(extents: &[(u64, u64)]) -> Vec<(u64, u64)> {

@@ -25,7 +25,7 @@ use super::file_index::FileIndex;
 use super::folder::{Folder, Inner, Item, State, entry, node};
 use super::past::{Block, Extents, Origin, Past, PastEntry};
 use super::queue::Queue;
-use super::read::Large;
+use super::read::{Large, is_whole};
 use super::session::{Session, Worker};
 use crate::blob::BlobKind;
 use crate::id::Id;
@@ -457,8 +457,10 @@ impl Walk<'_> {
                 State::Unchanged => item.past.and_then(|n| past.entries.get(n)),
                 State::Gone | State::Waiting => None,
             };
-            if let Some(data) = entry.and_then(|e| e.extents.clone()) {
-                self.report.lock().sparse.push(SparseFile { path: folder.show(&item.name), data });
+            let Some(entry) = entry else { continue };
+            if let Some(data) = entry.extents.as_ref().filter(|e| !is_whole(Some(e), entry.size)) {
+                let path = folder.show(&item.name);
+                self.report.lock().sparse.push(SparseFile { path, data: data.clone() });
             }
         }
     }
