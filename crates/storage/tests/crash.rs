@@ -68,7 +68,7 @@ struct World {
 
 impl World {
     fn new(objects: &Objects) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = backstay_testing::quick_dir();
         std::fs::create_dir(dir.path().join("aside")).unwrap();
         let place = Local::create(dir.path().join("place")).unwrap();
         for (name, bytes) in objects {

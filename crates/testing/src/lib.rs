@@ -28,6 +28,18 @@ pub fn temp_dir() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("backstay-test-").tempdir_in(base).expect("a temporary folder")
 }
 
+/// The same in memory (`/dev/shm`) where there is such a file system: for tests that make thousands of small trees,
+/// sync each of them and look only at what the file system was told, not at the disk.
+#[must_use]
+pub fn quick_dir() -> tempfile::TempDir {
+    let memory = std::path::Path::new("/dev/shm");
+    let builder = || tempfile::Builder::new().prefix("backstay-test-").tempdir_in(memory);
+    match std::env::var_os("BACKSTAY_TEST_DIR") {
+        None if memory.is_dir() => builder().unwrap_or_else(|_| temp_dir()),
+        _ => temp_dir(),
+    }
+}
+
 /// Makes every folder of a tree writable and searchable for its owner, so that the tree can be removed.
 pub fn unlock(root: &std::path::Path) {
     use std::os::unix::fs::PermissionsExt;
