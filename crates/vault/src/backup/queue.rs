@@ -40,13 +40,14 @@ impl<T> Queue<T> {
         state.waiting > state.tasks.len()
     }
 
-    /// The next task, waiting for one; none when all is done. [`Queue::done`] must follow each.
-    pub fn pop(&self) -> Option<T> {
+    /// The next task, waiting for one; none when all is done. The task counts as done when the [`Turn`] is dropped, by
+    /// which time whatever it had to add was added.
+    pub fn pop(&self) -> Option<(T, Turn<'_, T>)> {
         let mut state = self.state.lock();
         loop {
             if let Some(task) = state.tasks.pop() {
                 state.working += 1;
-                return Some(task);
+                return Some((task, Turn(self)));
             }
             if state.working == 0 {
                 self.ready.notify_all();
@@ -58,12 +59,20 @@ impl<T> Queue<T> {
         }
     }
 
-    /// The task is done, and whatever it had to add was added.
-    pub fn done(&self) {
+    fn done(&self) {
         let mut state = self.state.lock();
         state.working -= 1;
         if state.working == 0 && state.tasks.is_empty() {
             self.ready.notify_all();
         }
+    }
+}
+
+/// A task under way. Even a thread that fails gives its turn back, so the others do not wait for ever.
+pub(crate) struct Turn<'a, T>(&'a Queue<T>);
+
+impl<T> Drop for Turn<'_, T> {
+    fn drop(&mut self) {
+        self.0.done();
     }
 }

@@ -81,10 +81,29 @@ pub(crate) struct Session {
     failure: Mutex<Option<Error>>,
 }
 
-/// The threads that store packs. Two keep a disk busy while one waits for its sync.
+/// The threads that store packs. Two keep a disk busy while one waits for its sync. None outlives the backup:
+/// dropping this waits for what is being stored, so nothing is written once the lock is given back.
 pub(crate) struct Uploads {
-    sender: Sender<Pack>,
+    sender: Option<Sender<Pack>>,
     threads: Vec<JoinHandle<()>>,
+}
+
+impl Uploads {
+    fn sender(&self) -> Result<&Sender<Pack>> {
+        self.sender.as_ref().ok_or_else(|| Error::new(Code::Internal, "The backup has ended"))
+    }
+
+    fn end(&mut self) -> Result<()> {
+        drop(self.sender.take());
+        self.threads.drain(..).try_for_each(|thread| thread.join().map_err(|_panic| thread_failed()))
+    }
+}
+
+impl Drop for Uploads {
+    fn drop(&mut self) {
+        // A failed thread has told its error to the session.
+        self.end().unwrap_or_default();
+    }
 }
 
 const UPLOADERS: usize = 2;
@@ -117,7 +136,7 @@ impl Session {
             std::thread::spawn(move || session.upload_all(&receiver))
         };
         let threads = (0..UPLOADERS).map(start).collect();
-        Ok((session, Uploads { sender, threads }))
+        Ok((session, Uploads { sender: Some(sender), threads }))
     }
 
     /// Whether the vault has the blob or this session has stored it.
@@ -213,12 +232,9 @@ impl Session {
     }
 
     /// Stores what is left in buffers and the index; everything that this session stored is then in the vault.
-    pub fn finish(&self, uploads: Uploads) -> Result<()> {
-        let flushed = self.flush(&uploads.sender);
-        drop(uploads.sender);
-        for thread in uploads.threads {
-            thread.join().map_err(|_panic| thread_failed())?;
-        }
+    pub fn finish(&self, mut uploads: Uploads) -> Result<()> {
+        let flushed = uploads.sender().and_then(|sender| self.flush(sender));
+        uploads.end()?;
         self.check()?;
         flushed?;
         self.write_index(std::mem::take(&mut *self.listed.lock()))
@@ -273,7 +289,7 @@ impl Worker {
         let compressor = session.vault.compresses().then(|| Compressor::new(session.level)).transpose()?;
         Ok(Worker {
             session: Arc::clone(session),
-            sender: uploads.sender.clone(),
+            sender: uploads.sender()?.clone(),
             compressor,
             nonces: Nonces::default(),
             data: PackBuffer::new(BlobKind::Data, Vec::new()),

@@ -102,13 +102,12 @@ pub(crate) struct Walk<'a> {
 impl Walk<'_> {
     /// One thread's share of the work.
     pub fn work(&self, mut worker: Worker) {
-        while let Some(task) = self.queue.pop() {
+        while let Some((task, _turn)) = self.queue.pop() {
             if !self.session.stopped()
                 && let Err(e) = self.perform(task, &mut worker)
             {
                 self.session.fail(e);
             }
-            self.queue.done();
         }
         worker.end();
     }
