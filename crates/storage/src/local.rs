@@ -15,7 +15,7 @@
 mod handles;
 mod temporary;
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -28,6 +28,10 @@ use rustix::io::Errno;
 
 use self::handles::Handles;
 use crate::{Object, Put, Storage, check_name, too_short};
+
+/// So many folders, the shallow ones first, are looked through for abandoned files when a place is opened. A vault
+/// has less than 300.
+const FOLDERS_SWEPT: usize = 1000;
 
 /// A [`Storage`] in a local folder: folders 0700, files 0600.
 #[derive(Debug)]
@@ -95,10 +99,12 @@ impl Local {
     }
 
     /// Removes files in the making that belong to nobody any more. What cannot be looked at or removed is left:
-    /// such files are never listed or read, they only take space.
+    /// such files are never listed or read, they only take space. Bounded: a place may be named by mistake, and
+    /// opening it must not walk a whole disk.
     fn sweep(&self) {
-        let mut folders = vec![String::new()];
-        while let Some(folder) = folders.pop() {
+        let mut folders = VecDeque::from([String::new()]);
+        for _ in 0..FOLDERS_SWEPT {
+            let Some(folder) = folders.pop_front() else { break };
             let Ok(dir) = self.folder(&folder) else { continue };
             for (name, kind) in self.entries(dir.as_fd(), &folder).unwrap_or_default() {
                 let Some(text) = name.to_str() else { continue };
@@ -109,7 +115,7 @@ impl Local {
                         self.fs.unlink(dir.as_fd(), &name).ok();
                     }
                 } else if self.kind(dir.as_fd(), &name, kind).is_ok_and(|k| k == Kind::Dir) {
-                    folders.push(join(&folder, text));
+                    folders.push_back(join(&folder, text));
                 }
             }
         }

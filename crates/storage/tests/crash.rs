@@ -362,3 +362,14 @@ fn file_systems_without_a_guarded_rename_or_a_folder_sync_work_too() {
         assert_eq!(std::fs::read_dir(world.path().join("data/ab")).unwrap().count(), 2);
     }
 }
+
+#[test]
+fn opening_a_place_that_was_named_by_mistake_does_not_walk_the_whole_disk() {
+    let world = World::new(&existing());
+    for i in 0..3000 {
+        std::fs::create_dir(world.path().join(format!("{i}"))).unwrap();
+    }
+    world.open();
+    let looked_at = world.faulty.log().iter().filter(|c| c.call == Call::Entries).count();
+    assert!((300..=1000).contains(&looked_at), "{looked_at}");
+}
