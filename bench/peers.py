@@ -121,6 +121,14 @@ def differences(a, b):
     return out + "".join(f"{p}: {a.get(p)} {b.get(p)}\n" for p in sorted(a.keys() | b.keys()) if a.get(p) != b.get(p))
 
 
+def machine():
+    """What the figures depend on."""
+    model = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), "?")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    disk = sh(f"findmnt -n -o SOURCE,FSTYPE,OPTIONS -T {shlex.quote(str(WORK))}").split()
+    return f"{os.cpu_count()} x {model}, {memory:.0f} GB, Linux {os.uname().release}, {' '.join(disk)}"
+
+
 class Contender:
     def __init__(self, name, src):
         self.name, self.spec, self.src, self.n = name, CONTENDERS[name], str(src), 0
@@ -180,7 +188,7 @@ def main():
     journal = WORK / f"journal-{src.name}"
     if journal.exists():
         mutate(src, journal)                       # an interrupted run left its changes
-    report = dict(data=src.name, tree=count(src), runs=args.runs, results={n: {} for n in names},
+    report = dict(data=src.name, tree=count(src), runs=args.runs, machine=machine(), results={n: {} for n in names},
                   versions={c.name: sh(c.fmt(c.spec["version"])).strip().splitlines()[0] for c in contenders})
     print(f"{src.name}: {report['tree']} (files, bytes); {', '.join(report['versions'].values())}; load {os.getloadavg()[0]:.1f}", flush=True)
     try:

@@ -46,7 +46,7 @@ def main():
         results = report["results"]
         million = report["data"].startswith("M")
         print(f"\n## {report['data']}: {report['tree'].replace(' ', ' files, ')} bytes, median of {report['runs']}")
-        print("\n" + "\n".join(f"- {n}: {v}" for n, v in report["versions"].items()))
+        print(f"\n{report['machine']}\n\n" + "\n".join(f"- {n}: {v}" for n, v in report["versions"].items()))
         for op in dict.fromkeys(op for by in results.values() for op in by):
             by = {n: r[op] for n, r in results.items() if r.get(op)}
             print(f"\n### {op}\n\n| program | wall s | min..max | CPU s | peak memory MB | vault MB |\n|---|---|---|---|---|---|")
