@@ -107,7 +107,7 @@ pub fn restore(
     progress.phase(Phase::Restoring);
     progress.expect(plan.total_files, plan.total_bytes);
 
-    let target = Target::new(root, &plan, &problems);
+    let target = Target::new(root, &plan, &problems, cancel);
     target.make_folders();
     target.make_specials();
     let workers = crate::workers().min(jobs.len()).max(1);
@@ -118,7 +118,6 @@ pub fn restore(
         queue: Queue::new(jobs, workers),
         large: slices.into_iter().map(Shared::new).collect(),
         progress,
-        cancel,
         files: AtomicU64::new(0),
         bytes: AtomicU64::new(0),
     };

@@ -94,6 +94,14 @@ fn timestamps(time: FileTime) -> Timestamps {
     Timestamps { last_access: at, last_modification: at }
 }
 
+/// The largest number is no owner: to the kernel it means "leave it as it is".
+fn owner(uid: u32, gid: u32) -> io::Result<(Option<Uid>, Option<Gid>)> {
+    if uid == u32::MAX || gid == u32::MAX {
+        return Err(Errno::INVAL.into());
+    }
+    Ok((Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))
+}
+
 fn mode_of(mode: u32) -> Mode {
     Mode::from_raw_mode(mode & 0o7777)
 }
@@ -376,13 +384,13 @@ impl FileSystem for Host {
     }
 
     fn set_owner(&self, handle: BorrowedFd<'_>, uid: u32, gid: u32) -> io::Result<()> {
-        let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        let (uid, gid) = owner(uid, gid)?;
         Ok(retry_on_intr(|| rustix::fs::fchown(handle, uid, gid))?)
     }
 
     fn set_owner_at(&self, dir: BorrowedFd<'_>, name: &OsStr, uid: u32, gid: u32) -> io::Result<()> {
         let name = component(name)?;
-        let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        let (uid, gid) = owner(uid, gid)?;
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         Ok(retry_on_intr(|| rustix::fs::chownat(dir, name, uid, gid, flags))?)
     }

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use backstay_model::{Code, Error, ProblemKind};
+use backstay_model::{Cancel, Code, Error, ProblemKind};
 use backstay_tree::beneath::{Root, writing};
 use backstay_tree::fs::Kind;
 use backstay_tree::metadata::{self, Wanted};
@@ -28,6 +28,7 @@ pub(super) struct Target<'a> {
     pub(super) root: Root,
     pub(super) plan: &'a Plan,
     pub(super) problems: &'a Problems<'a>,
+    cancel: &'a Cancel,
     /// By folder: it could not be made.
     unusable: Vec<AtomicBool>,
     fatal: Mutex<Option<Error>>,
@@ -35,10 +36,10 @@ pub(super) struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    pub(super) fn new(root: Root, plan: &'a Plan, problems: &'a Problems<'a>) -> Self {
+    pub(super) fn new(root: Root, plan: &'a Plan, problems: &'a Problems<'a>, cancel: &'a Cancel) -> Self {
         let unusable = plan.folders.iter().map(|_| AtomicBool::new(false)).collect();
         let (fatal, stopped) = (Mutex::default(), AtomicBool::new(false));
-        Target { root, plan, problems, unusable, fatal, stopped }
+        Target { root, plan, problems, cancel, unusable, fatal, stopped }
     }
 
     /// Ends the whole restore.
@@ -47,7 +48,11 @@ impl<'a> Target<'a> {
         self.stopped.store(true, Ordering::SeqCst);
     }
 
+    /// Whether it has ended, or was asked to.
     pub(super) fn is_stopped(&self) -> bool {
+        if let Err(e) = self.cancel.check() {
+            self.stop(e);
+        }
         self.stopped.load(Ordering::Relaxed)
     }
 

@@ -240,6 +240,8 @@ pub(super) struct Planner<'a> {
     firsts: HashMap<(u64, u64, Kind), First>,
     seen: HashSet<Id>,
     repeated: u64,
+    /// The first folder that was left out for that, and how many were.
+    left_out: Option<(u32, u64)>,
 }
 
 impl<'a> Planner<'a> {
@@ -259,6 +261,7 @@ impl<'a> Planner<'a> {
             firsts: HashMap::new(),
             seen: HashSet::new(),
             repeated: 0,
+            left_out: None,
         }
     }
 
@@ -276,17 +279,33 @@ impl<'a> Planner<'a> {
             let mut next = Vec::new();
             for batch in level.chunks(BATCH) {
                 self.cancel.check()?;
-                for (pending, listing) in batch.iter().zip(self.read(batch)?) {
+                let (too_much, batch): (Vec<_>, Vec<_>) =
+                    batch.iter().partition(|pending| self.is_too_much(&pending.tree));
+                too_much.iter().for_each(|pending| self.leave_out(pending.folder));
+                for (pending, listing) in batch.iter().zip(self.read(&batch)?) {
                     self.folder(pending, listing, &mut next);
                 }
             }
             level = next;
         }
+        if let Some((first, count)) = self.left_out {
+            let why = format!("The same folders are repeated too often in the point; {count} were left out");
+            self.problems.add(&self.plan.folder_path(first), ProblemKind::Unsafe, why);
+        }
         Ok(self.plan)
     }
 
+    /// Whether a tree is one of those that are repeated too often.
+    fn is_too_much(&self, tree: &Id) -> bool {
+        self.repeated > REPEATED && self.seen.contains(tree)
+    }
+
+    fn leave_out(&mut self, folder: u32) {
+        self.left_out.get_or_insert((folder, 0)).1 += 1;
+    }
+
     /// Reads the trees of a batch, with all workers.
-    fn read(&self, batch: &[Pending<'_>]) -> Result<Vec<Listing>> {
+    fn read(&self, batch: &[&Pending<'_>]) -> Result<Vec<Listing>> {
         let results: Mutex<Vec<(usize, Listing)>> = Mutex::default();
         let next = AtomicUsize::new(0);
         let threads = crate::workers().min(batch.len().div_ceil(16));
@@ -317,15 +336,11 @@ impl<'a> Planner<'a> {
             let why = format!("{} more of its entries cannot be restored", listing.unnamed);
             self.problems.add(&self.plan.folder_path(folder), ProblemKind::Unsafe, why);
         }
-        let mut repeated = !listing.nodes.is_empty() && !self.seen.insert(pending.tree);
-        if repeated {
+        if !listing.nodes.is_empty() && !self.seen.insert(pending.tree) {
             self.repeated += listing.nodes.len() as u64;
-            repeated = self.repeated > REPEATED;
-        }
-        if repeated {
-            let why = "The same folders are repeated too often in the point; this one was left out";
-            self.problems.add(&self.plan.folder_path(folder), ProblemKind::Unsafe, why);
-            return;
+            if self.is_too_much(&pending.tree) {
+                return self.leave_out(folder);
+            }
         }
         for node in listing.nodes {
             if let Some(wanted) = pending.wanted.entry(&node.name) {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backstay_model::{Cancel, Code, ProblemKind, Secret, Silent};
-use backstay_storage::{Memory, Put, Storage};
+use backstay_storage::{Memory, Put};
 use backstay_tree::fs::{FileSystem, Host};
 use serde_json::{Value, json};
 
@@ -596,7 +596,7 @@ fn folders_without_end() {
     let began = Instant::now();
     let target = sandbox.target();
     let result = restore(&reader, &host, &tree, None, &target, &RestoreOptions::default(), &watch, &cancel);
-    // Planning ends by itself; the million folders that are left are not made in a test.
+    // Planning ends by itself and says what it leaves out; the million folders that are left are not made in a test.
     assert_eq!(result.unwrap_err().code(), Code::Cancelled);
     assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
     println!("peak {} MiB", peak());

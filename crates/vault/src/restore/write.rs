@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use backstay_model::Progress;
-use backstay_model::{Cancel, ProblemKind, Result};
+use backstay_model::{ProblemKind, Result};
 use parking_lot::Mutex;
 
 use super::folders::{Handles, Target};
@@ -48,7 +48,6 @@ pub(super) struct Site<'a> {
     /// By number in [`Plan::large`].
     pub(super) large: Vec<Shared>,
     pub(super) progress: &'a dyn Progress,
-    pub(super) cancel: &'a Cancel,
     pub(super) files: AtomicU64,
     pub(super) bytes: AtomicU64,
 }
@@ -105,9 +104,6 @@ impl<'a> Worker<'a> {
 
     /// Looked at for every blob.
     fn may_go_on(&self) -> Going {
-        if let Err(e) = self.site.cancel.check() {
-            self.site.target.stop(e);
-        }
         !self.site.target.is_stopped()
     }
 
