@@ -364,7 +364,11 @@ impl Storage for Local {
     fn put(&self, name: &str, bytes: &[u8], mode: Put) -> Result<()> {
         check_name(name)?;
         let (folder, file) = split(name);
-        self.put_file(folder, file, bytes, mode).map_err(|e| self.error(e, "write", name))
+        let done = self.put_file(folder, file, bytes, mode).map_err(|e| self.error(e, "write", name));
+        if mode == Put::Replace {
+            self.handles.forget(name);
+        }
+        done
     }
 
     fn get(&self, name: &str) -> Result<Vec<u8>> {
