@@ -21,6 +21,7 @@ pub mod config;
 pub mod copy;
 pub mod crypto;
 pub mod diff;
+pub mod hash;
 pub mod id;
 pub mod index;
 pub mod key;

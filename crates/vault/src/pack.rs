@@ -4,11 +4,11 @@
 //! changed. [`PackBuffer`] is filled by one worker and has the size of one pack; nothing is copied but into it.
 
 use backstay_model::{Code, Error, Result};
-use sha2::{Digest, Sha256};
 
 use crate::blob::BlobKind;
 use crate::compress::Compressor;
 use crate::crypto::{Cipher, MAC, NONCE, Nonces, OVERHEAD};
+use crate::hash::{Running, digest_beside};
 use crate::id::Id;
 
 /// Size from which a pack of data is closed.
@@ -52,6 +52,9 @@ pub struct PackBuffer {
     bytes: Vec<u8>,
     used: usize,
     blobs: Vec<PackedBlob>,
+    /// The hash of the first `hashed` bytes.
+    hash: Running,
+    hashed: usize,
 }
 
 /// What became of a pack that another one was to take over.
@@ -70,7 +73,7 @@ impl PackBuffer {
     /// An empty pack over a buffer that is reused (its old content does not matter).
     #[must_use]
     pub fn new(kind: BlobKind, buffer: Vec<u8>) -> Self {
-        PackBuffer { kind, bytes: buffer, used: 0, blobs: Vec::new() }
+        PackBuffer { kind, bytes: buffer, used: 0, blobs: Vec::new(), hash: Running::default(), hashed: 0 }
     }
 
     /// Bytes so far, without the header.
@@ -92,10 +95,24 @@ impl PackBuffer {
         self.used >= limit || self.blobs.len() >= 60_000
     }
 
+    /// The id of a piece of content; what lies in the pack already is hashed beside it.
+    pub fn id_of(&mut self, data: &[u8]) -> Id {
+        let waiting = self.bytes.get(self.hashed..self.used).unwrap_or_default();
+        let (id, taken) = digest_beside(data, &mut self.hash, waiting);
+        self.hashed += taken;
+        id
+    }
+
     fn room(&mut self, size: usize) -> Result<&mut [u8]> {
         let end = self.used.checked_add(size).ok_or_else(too_large)?;
         if self.bytes.len() < end {
-            self.bytes.resize(end.max(1 << 20).next_multiple_of(1 << 20), 0);
+            let length = end.next_multiple_of(1 << 20);
+            if self.bytes.capacity() < length {
+                // All at once and no more: a buffer that doubles would take twice a pack. Untouched memory costs nothing.
+                let whole = if self.kind == BlobKind::Data { DATA_PACK + (6 << 20) } else { 0 };
+                self.bytes.reserve_exact(length.max(whole) - self.bytes.len());
+            }
+            self.bytes.resize(length, 0);
         }
         self.bytes.get_mut(self.used..end).ok_or_else(too_large)
     }
@@ -164,8 +181,7 @@ impl PackBuffer {
         cipher.seal(nonce, sealed)?;
         tail.copy_from_slice(&u32::try_from(size).map_err(|_large| too_large())?.to_le_bytes());
         let length = self.used + size + 4;
-        let content = self.bytes.get(..length).ok_or_else(too_large)?;
-        let id = Id(Sha256::digest(content).into());
+        let id = self.hash.finish(self.bytes.get(self.hashed..length).ok_or_else(too_large)?);
         Ok(Pack { id, length, bytes: self.bytes, blobs: self.blobs })
     }
 }

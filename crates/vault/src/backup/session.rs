@@ -301,7 +301,7 @@ impl Worker {
 
     /// Stores a piece of content unless the vault has it.
     pub fn store_data(&mut self, data: &[u8]) -> Result<Id> {
-        let id = Id::of(data);
+        let id = self.data.id_of(data);
         if !self.session.claim(BlobKind::Data, &id) {
             return Ok(id);
         }
