@@ -183,15 +183,8 @@ pub enum Vault {
         #[arg(long)]
         read_data: bool,
     },
-    /// Mend what can be mended, and say what cannot
-    Repair {
-        /// Only say what would be done
-        #[arg(long)]
-        dry_run: bool,
-        /// Agree beforehand
-        #[arg(long)]
-        yes: bool,
-    },
+    /// Mend what can be mended, and say what cannot; nothing is deleted unless asked for
+    Repair(Repair),
     /// Free the space that no point needs
     Prune {
         /// Only say what would be done
@@ -207,7 +200,8 @@ pub enum Vault {
         #[arg(long)]
         yes: bool,
     },
-    /// Use an existing vault in an empty state; the password is read from a terminal, a file or standard input
+    /// Use an existing vault: in an empty state (its password is read from a terminal, a file or standard input), or
+    /// in this state from now on, when it opens with this state's password (a copy, say)
     Attach {
         /// The vault
         address: String,
@@ -229,6 +223,19 @@ pub enum Vault {
     /// Add, list or remove passwords of the vault
     #[command(subcommand)]
     Key(Key),
+}
+
+#[derive(Args, Debug)]
+pub struct Repair {
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Delete points that lost something once what is left of them is written anew
+    #[arg(long)]
+    pub remove_originals: bool,
+    /// Agree beforehand
+    #[arg(long)]
+    pub yes: bool,
 }
 
 #[derive(Subcommand, Debug)]

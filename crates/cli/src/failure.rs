@@ -34,7 +34,9 @@ pub fn more(code: Code) -> String {
 /// The error as lines of text.
 pub fn text(error: &Error) -> String {
     let mut lines = vec![format!("error: {}", error.message()), format!("  code: {}", error.code())];
-    lines.extend(error.causes().iter().map(|c| format!("  cause: {}", c.replace('\n', "\n         "))));
+    lines.extend(
+        error.causes().iter().map(|c| format!("  cause: {}", c.trim_end().replace('\n', "\n         "))),
+    );
     lines.push(format!("  do: {}", error.advice()));
     lines.push(format!("  more: {}", more(error.code())));
     lines.join("\n")

@@ -51,7 +51,7 @@ fn usage(e: &clap::Error) -> ExitCode {
     }
     let text = e.to_string();
     let (first, rest) = text.trim_end().split_once('\n').unwrap_or((text.trim_end(), ""));
-    let message = first.trim_start_matches("error: ").to_owned();
+    let message = first.trim_start_matches("error: ").trim_end_matches(':').to_owned();
     if e.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         failure::say(text.trim_end());
         return ExitCode::from(Code::Usage.exit());
@@ -60,8 +60,10 @@ fn usage(e: &clap::Error) -> ExitCode {
     let message: String =
         letters.next().map(|c| c.to_uppercase().chain(letters).collect()).unwrap_or_default();
     let mut error = Error::new(Code::Usage, message);
-    if !rest.trim().is_empty() {
-        error = error.because(rest.trim().to_owned());
+    let said = |line: &&str| !line.is_empty() && !line.starts_with("For more information");
+    let rest: Vec<&str> = rest.lines().map(str::trim).filter(said).collect();
+    if !rest.is_empty() {
+        error = error.because(rest.join("\n"));
     }
     let json = std::env::args_os().any(|a| a == "--json");
     ExitCode::from(failure::show(&error, json))
@@ -82,7 +84,7 @@ fn run(cli: Cli, out: &mut Out) -> Result<u8> {
         Command::Show(at) => commands::points::show(&engine, &at, out),
         Command::Files(args) => commands::points::files(&engine, &args, out),
         Command::Cat(args) => commands::points::cat(&engine, &args, out),
-        Command::Diff(_) => Ok(1), //TMP
+        Command::Diff(args) => commands::points::diff(&engine, &args, out),
         Command::Restore(args) => commands::restore::run(&engine, &args, out),
         Command::Delete(args) => commands::points::delete(&engine, &args, out),
         Command::Pin(at) => commands::points::pin(&engine, &at, true, out),

@@ -321,7 +321,8 @@ fn read_all(
             match node {
                 Err(e) => found(path, e.to_string()),
                 Ok(node) if node.kind == Some(Kind::File) => {
-                    files += 1;
+                    // The manifest is read as well, and is no file of the app.
+                    files += u64::from(path != Path::new(crate::manifest::FILE));
                     let gone = |_| Error::new(Code::Internal, "The readers have ended");
                     send.send((path.to_owned(), node.clone())).map_err(gone)?;
                 }

@@ -14,6 +14,7 @@ mod config;
 mod job;
 mod keys;
 mod kit;
+mod maintain;
 mod manifest;
 mod place;
 mod points;
@@ -26,13 +27,19 @@ mod state;
 mod status;
 
 pub use adopt::FOREIGN;
-pub use backstay_catalog::{App, LogLine, PointRecord};
+pub use backstay_catalog::{App, Clock, LogLine, ManualClock, PointRecord, SystemClock};
+pub use backstay_vault::check::Finding;
+pub use backstay_vault::diff::{Change, Difference};
 pub use backup::{BackupReport, problem_name};
 pub use browse::{FileEntry, ManifestView, PointDetails, VerifyReport};
 pub use job::phase_name;
 pub use keys::{KeyInfo, PASSWORD_MIN};
 pub use kit::{PASSPHRASE_MIN, check_passphrase};
+pub use maintain::{
+    Affected, CheckResult, Compared, CopyResult, PruneResult, RepairResult, VaultStats, shown_path,
+};
 pub use manifest::Manifest;
+pub use points::{DamagedSnapshot, Listing};
 pub use recover::{Attached, Exported, Made, Places};
 pub use restore::{RestoreReport, RestoreRequest};
 pub use secrets::VaultRef;

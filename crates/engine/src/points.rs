@@ -15,6 +15,9 @@ use backstay_model::{
 };
 use backstay_vault::{Folder, Id, Lock, Snapshot, Strength, Vault};
 
+use backstay_vault::repair::REPAIRED;
+use serde::Serialize;
+
 use crate::adopt::FOREIGN;
 use crate::job::{Done, Task, run};
 use crate::select::Selector;
@@ -32,6 +35,26 @@ pub(crate) struct Points {
     pub vault: OpenVault,
     /// Newest first.
     pub records: Vec<PointRecord>,
+    /// Snapshots that cannot be read.
+    pub damaged: Vec<DamagedSnapshot>,
+}
+
+/// A snapshot in the vault that cannot be read: its point is lost, the others are not touched by it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DamagedSnapshot {
+    /// The vault's id of the snapshot.
+    pub snapshot: String,
+    /// Why it cannot be read.
+    pub reason: String,
+}
+
+/// Points as listed.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Listing {
+    /// Newest first.
+    pub points: Vec<PointRecord>,
+    /// Snapshots of the vault that cannot be read; of which app is not known.
+    pub damaged: Vec<DamagedSnapshot>,
 }
 
 impl Points {
@@ -82,7 +105,7 @@ pub(crate) fn record(id: &Id, snapshot: &Snapshot) -> Result<PointRecord> {
             id,
             app,
             origin,
-            status: if snapshot.has_tag(PARTIAL) {
+            status: if snapshot.has_tag(PARTIAL) || snapshot.has_tag(REPAIRED) {
                 PointStatus::PartiallySucceeded
             } else {
                 PointStatus::Succeeded
@@ -130,6 +153,7 @@ impl Engine {
             catalog.points(&open.id)?.into_iter().map(|r| (r.point.snapshot.clone(), r)).collect();
         let mut changes = PointChanges::default();
         let mut records = Vec::new();
+        let mut damaged = Vec::new();
         for id in open.vault.ids(Folder::Snapshots)? {
             if let Some(record) = known.remove(&id.to_string()) {
                 records.push(record);
@@ -139,6 +163,9 @@ impl Engine {
                 Ok(snapshot) => changes.add.push(record(&id, &snapshot)?),
                 // Deleted between listing and reading.
                 Err(e) if e.code() == Code::ObjectNotFound => {}
+                Err(e) if e.code() == Code::VaultDamaged => {
+                    damaged.push(DamagedSnapshot { snapshot: id.to_string(), reason: e.to_string() });
+                }
                 Err(e) => return Err(e),
             }
         }
@@ -147,21 +174,7 @@ impl Engine {
             catalog.change_points(&open.id, &changes, &apps_of(&changes.add))?;
             records.extend(changes.add);
         }
-        records.sort_by(|a, b| (b.point.time, b.point.id).cmp(&(a.point.time, a.point.id)));
-        let mut seen: HashMap<PointId, usize> = HashMap::new();
-        let mut shown: Vec<PointRecord> = Vec::with_capacity(records.len());
-        for record in records {
-            match seen.get(&record.point.id).and_then(|at| shown.get_mut(*at)) {
-                // An interrupted change of tags: the pinned one is shown, since what is pinned is kept.
-                Some(other) if record.point.pinned => *other = record,
-                Some(_) => {}
-                None => {
-                    seen.insert(record.point.id, shown.len());
-                    shown.push(record);
-                }
-            }
-        }
-        Ok(Points { vault: open, records: shown })
+        Ok(Points { vault: open, records: one_each(records), damaged })
     }
 
     /// One point of an app. The app is checked first, so that a wrong name is told as that.
@@ -185,18 +198,19 @@ impl Engine {
     }
 
     /// The points of one app or of all, newest first; empty for a state in which nothing was done yet.
-    pub fn list(&self, app: Option<&str>) -> Result<Vec<PointRecord>> {
+    pub fn list(&self, app: Option<&str>) -> Result<Listing> {
         if !self.is_set_up()? {
             return match app {
                 Some(app) => Err(self.nothing_yet(Code::AppNotFound, &format!("There is no app `{app}`"))),
-                None => Ok(Vec::new()),
+                None => Ok(Listing::default()),
             };
         }
-        let points = self.points()?;
-        match app {
-            Some(app) => Ok(points.of(&self.listed_app(app, &points)?)),
-            None => Ok(points.records),
-        }
+        let all = self.points()?;
+        let points = match app {
+            Some(app) => all.of(&self.listed_app(app, &all)?),
+            None => all.records,
+        };
+        Ok(Listing { points, damaged: all.damaged })
     }
 
     /// All snapshots of a point: one, or two where a change of tags was interrupted.
@@ -269,6 +283,16 @@ impl Engine {
         self.catalog()?.change_points(&found.vault.id, &changes, &[])?;
         Ok(changed)
     }
+}
+
+/// Sorts records, newest first, and keeps one of each point. There are two where a change of tags was interrupted (the
+/// pinned one is shown, since what is pinned is kept) or where a repair left what it mended beside the original.
+fn one_each(mut records: Vec<PointRecord>) -> Vec<PointRecord> {
+    let rank = |r: &PointRecord| (r.point.pinned, r.point.status == PointStatus::Succeeded);
+    records.sort_by_key(|r| std::cmp::Reverse((r.point.time, r.point.id, rank(r))));
+    let mut seen = HashSet::new();
+    records.retain(|r| seen.insert(r.point.id));
+    records
 }
 
 pub(crate) fn short_lock(vault: &Vault, cancel: &Cancel) -> Result<Lock> {

@@ -138,6 +138,20 @@ impl Engine {
         self.attached(open)
     }
 
+    /// Makes a vault that opens with the password of this state (a copy, or one that `vault init` made elsewhere) the
+    /// one that commands use without `--vault`. None when this state has no secrets or they do not open it.
+    pub fn switch_vault(&self, address: &str) -> Result<Option<Attached>> {
+        let address = place::absolute(address, None)?;
+        let Some(secrets) = Secrets::load(&self.state)? else { return Ok(None) };
+        let open = match self.open_at(&address, &secrets.vault_password) {
+            Err(e) if e.code() == Code::WrongPassword => return Ok(None),
+            other => other?,
+        };
+        let _lock = self.set_up_lock()?;
+        self.note_vault(self.secrets()?, &open)?;
+        self.attached(open).map(Some)
+    }
+
     /// Uses an existing vault in an empty state.
     pub fn attach(&self, address: &str, password: &Secret) -> Result<Attached> {
         let address = place::absolute(address, None)?;

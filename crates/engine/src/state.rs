@@ -190,7 +190,7 @@ impl Engine {
         Ok(opened)
     }
 
-    fn open_at(&self, address: &str, password: &Secret) -> Result<OpenVault> {
+    pub(crate) fn open_at(&self, address: &str, password: &Secret) -> Result<OpenVault> {
         let gone = |e: Error| {
             let message = format!("There is no vault in {address}");
             Error::new(Code::VaultNotFound, message).because(e).advise(
@@ -221,7 +221,7 @@ impl Engine {
     }
 
     /// Notes in the secrets that the vault exists.
-    fn note_vault(&self, mut secrets: Secrets, opened: &OpenVault) -> Result<()> {
+    pub(crate) fn note_vault(&self, mut secrets: Secrets, opened: &OpenVault) -> Result<()> {
         let address = (opened.address != self.default_vault()?).then(|| opened.address.clone());
         secrets.vault = Some(VaultRef { id: opened.id.clone(), address });
         secrets.update(&*self.fs, &self.state)

@@ -117,7 +117,8 @@ pub(super) fn explain(path: &Path, e: sqlx::Error) -> Error {
         Some(5 | 6) => Error::new(Code::StateAccess, format!("{path} is in use by another process for too long"))
             .advise("Try again. If it stays so, look which process holds the file (fuser, lsof)."),
         Some(13) => Error::new(Code::StateAccess, format!("{path} cannot be written: the disk is full")),
-        Some(3 | 8 | 10 | 14) => Error::new(Code::StateAccess, format!("{path} cannot be read or written")),
+        Some(3 | 8 | 10 | 14) => Error::new(Code::StateAccess, format!("{path} cannot be read or written"))
+            .advise(format!("Check the folder, {path} and its -wal and -shm: owner, mode, free space.")),
         _ => Error::new(Code::StateDamaged, format!("{path} does not hold what it should")),
     };
     error.because(e)

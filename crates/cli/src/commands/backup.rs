@@ -67,8 +67,10 @@ fn tell_places(report: &BackupReport) {
         places.state, places.secrets, places.vault
     ));
     if report.vault_on_same_disk {
-        say("The vault lies on the same disk as the app: it does not survive that disk. `--vault DIR` on a \
-             first backup puts it elsewhere; `backstay vault copy DIR` makes a second one.");
+        say(
+            "The vault lies on the same disk as the app: it does not survive that disk. To put it elsewhere:\n  \
+             backstay vault copy DIR && backstay vault attach DIR      (or --vault DIR on a first backup)",
+        );
     }
     say(
         "Keep a recovery kit away from this machine: without it, or the secrets, nobody can open the vault.\n  \

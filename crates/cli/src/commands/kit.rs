@@ -8,17 +8,12 @@ use crate::out::Out;
 use crate::text::count;
 use crate::{args, ask};
 
-/// Work factor of kits, for tests that cannot wait a second for each.
-fn work() -> Option<u8> {
-    std::env::var("BACKSTAY_TEST_KIT_WORK").ok()?.parse().ok().filter(|n| (1..=20).contains(n))
-}
-
 /// Runs one of the commands.
 pub fn run(engine: &Engine, command: args::Kit, out: &mut Out) -> Result<u8> {
     match command {
         args::Kit::Export { file, passphrase_file } => {
             let passphrase = ask::new_secret("Passphrase for the kit", passphrase_file.as_deref())?;
-            let kit = engine.kit_export(&file, &passphrase, work())?;
+            let kit = engine.kit_export(&file, &passphrase, None)?;
             say(format!("The kit for {} is in {}.", kit.vault, kit.file));
             if kit.same_disk_as_vault {
                 say(

@@ -2,8 +2,11 @@
 
 use std::io::Write as _;
 
-use backstay_engine::{Engine, FileEntry, PointDetails, PointRecord, Selector, problem_name};
-use backstay_model::{Cancel, Code, Error, Origin, PointStatus, Result};
+use backstay_engine::{
+    Change, Compared, DamagedSnapshot, Difference, Engine, FileEntry, PointDetails, PointRecord, Selector,
+    problem_name, shown_path,
+};
+use backstay_model::{Cancel, Code, Error, Origin, PointStatus, Problem, ProblemKind, Result};
 use serde::Serialize;
 
 use crate::failure::{partial, say};
@@ -13,13 +16,15 @@ use crate::text::{Table, count, number, size, time};
 use crate::{args, ask, signals};
 
 #[derive(Serialize)]
-struct Points {
-    points: Vec<PointRecord>,
+struct OnePoint<'a> {
+    point: &'a PointRecord,
 }
 
 #[derive(Serialize)]
-struct OnePoint<'a> {
-    point: &'a PointRecord,
+struct Diff<'a> {
+    #[serde(flatten)]
+    compared: &'a Compared,
+    differences: &'a [Difference],
 }
 
 /// One word for people.
@@ -43,8 +48,8 @@ fn status(status: PointStatus) -> &'static str {
 
 /// All points, or those of one app.
 pub fn list(engine: &Engine, app: Option<&str>, out: &mut Out) -> Result<u8> {
-    let points = engine.list(app)?;
-    if points.is_empty() {
+    let listing = engine.list(app)?;
+    if listing.points.is_empty() {
         match app {
             Some(app) => say(format!("App `{app}` has no points in the state {}.", engine.state().display())),
             None => say(format!(
@@ -53,8 +58,18 @@ pub fn list(engine: &Engine, app: Option<&str>, out: &mut Out) -> Result<u8> {
             )),
         }
     }
-    out.either(&Points { points }, |p| if p.points.is_empty() { String::new() } else { table(&p.points) })?;
-    Ok(0)
+    out.either(&listing, |l| if l.points.is_empty() { String::new() } else { table(&l.points) })?;
+    out.finish()?;
+    if listing.damaged.is_empty() {
+        return Ok(0);
+    }
+    let lost = |d: &DamagedSnapshot| Problem {
+        path: format!("snapshots/{}", d.snapshot),
+        kind: ProblemKind::Lost,
+        detail: d.reason.clone(),
+    };
+    let lost: Vec<Problem> = listing.damaged.iter().map(lost).collect();
+    Ok(partial("snapshots in the vault that cannot be read; `backstay vault check` says more", &lost))
 }
 
 fn table(points: &[PointRecord]) -> String {
@@ -171,6 +186,64 @@ fn file_line(entry: &FileEntry) -> String {
 pub fn cat(engine: &Engine, args: &args::Cat, out: &mut Out) -> Result<u8> {
     engine.cat(&args.at.app, &selector(&args.at.point)?, &args.path, out)?;
     Ok(0)
+}
+
+/// What differs between two points.
+pub fn diff(engine: &Engine, args: &args::Diff, out: &mut Out) -> Result<u8> {
+    let (from, to) = (selector(&args.from)?, selector(&args.to)?);
+    let cancel = signals::watch()?;
+    let json = out.json;
+    let mut all = Vec::new();
+    let mut each = |difference: Difference| -> Result<()> {
+        if json {
+            all.push(difference);
+            return Ok(());
+        }
+        if out.gone() {
+            cancel.cancel();
+        }
+        out.line(difference_line(&difference))
+    };
+    let compared = engine.diff(&args.app, (&from, &to), &cancel, &mut each);
+    if out.gone() {
+        return Ok(0);
+    }
+    let compared = compared?;
+    if json {
+        out.value(&Diff { compared: &compared, differences: &all })?;
+    }
+    out.finish()?;
+    let totals = &compared.totals;
+    say(format!(
+        "From {} ({}) to {} ({}): {} added, {} removed, {} changed",
+        compared.from.point.id.short(),
+        time(compared.from.point.time),
+        compared.to.point.id.short(),
+        time(compared.to.point.time),
+        number(totals.added),
+        number(totals.removed),
+        number(totals.changed),
+    ));
+    if totals.problems.is_empty() {
+        return Ok(0);
+    }
+    Ok(partial("some folders could not be compared", &totals.problems))
+}
+
+fn difference_line(difference: &Difference) -> String {
+    let sign = match difference.change {
+        Change::Added => '+',
+        Change::Removed => '-',
+        Change::Content => 'M',
+        Change::Metadata => 'm',
+        Change::Kind => 'T',
+    };
+    let slash = if difference.kind == "dir" { "/" } else { "" };
+    let sizes = match (difference.size_before, difference.size_after) {
+        (Some(before), Some(after)) if before != after => format!("  ({} -> {})", size(before), size(after)),
+        _ => String::new(),
+    };
+    format!("{sign}  {}{slash}{sizes}", shown_path(difference))
 }
 
 /// Deletes a point after asking.

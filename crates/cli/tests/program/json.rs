@@ -1,0 +1,75 @@
+//! The shapes of JSON: names and kinds of all fields. Additive: a field is never taken away nor changed in kind.
+
+use serde_json::Value;
+
+use crate::{World, assert_text};
+
+/// The names and kinds in a value, one line per field.
+fn shape(at: &str, value: &Value, lines: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                shape(&format!("{at}.{name}"), value, lines);
+            }
+        }
+        Value::Array(items) => match items.first() {
+            Some(first) => shape(&format!("{at}[]"), first, lines),
+            None => lines.push(format!("{at}: [] (empty here)")),
+        },
+        Value::Null => lines.push(format!("{at}: null")),
+        Value::Bool(_) => lines.push(format!("{at}: true or false")),
+        Value::Number(n) if n.is_f64() => lines.push(format!("{at}: number with fraction")),
+        Value::Number(_) => lines.push(format!("{at}: number")),
+        Value::String(_) => lines.push(format!("{at}: text")),
+    }
+}
+
+fn told(words: &str, value: &Value) -> String {
+    let mut lines = Vec::new();
+    shape("", value, &mut lines);
+    format!("{words}\n  {}\n\n", lines.join("\n  "))
+}
+
+#[test]
+fn every_command_keeps_its_shape() {
+    let world = World::with_blog();
+    let mut all = String::new();
+    all.push_str(&told("backup (first)", &world.json(&["backup", "blog"])));
+    world.write("blog/new", b"new");
+    let commands = [
+        "backup blog",
+        "list",
+        "show blog",
+        "files blog",
+        "verify blog",
+        "restore blog --directory out",
+        "pin blog latest",
+        "unpin blog latest",
+        "delete blog latest --yes",
+        "status",
+        "job list",
+        "vault key list",
+    ];
+    for words in commands {
+        let args: Vec<&str> = words.split(' ').collect();
+        all.push_str(&told(words, &world.json(&args)));
+    }
+    let job = world.json(&["job", "list"])["jobs"][0]["id"].as_str().unwrap().to_owned();
+    all.push_str(&told("job show ID", &world.json(&["job", "show", &job])));
+    all.push_str(&told("job log ID", &world.json(&["job", "log", &job])));
+    let passphrase = "correct horse battery\n";
+    let parse = |ran: crate::Ran| serde_json::from_str::<Value>(&ran.ok().stdout).unwrap();
+    all.push_str(&told(
+        "kit export FILE",
+        &parse(world.run_with("home", &["kit", "export", "k", "--json"], passphrase)),
+    ));
+    all.push_str(&told(
+        "kit open FILE",
+        &parse(world.run_with("blank", &["kit", "open", "k", "--json"], passphrase)),
+    ));
+    let failed = world.run(&["list", "nobody", "--json"]).fails("AppNotFound", 4);
+    all.push_str(&told("an error", &serde_json::from_str(&failed.stdout).unwrap()));
+    let usage = world.run(&["list", "--wrong", "--json"]).fails("Usage", 2);
+    all.push_str(&told("a usage error", &serde_json::from_str(&usage.stdout).unwrap()));
+    assert_text!("json_shapes", all);
+}
