@@ -512,6 +512,26 @@ fn selected_paths_only_and_unknown_ones_refused() {
     assert_eq!(run(&RestoreOptions::default(), &Cancel::new()), Code::TargetUnusable);
 }
 
+#[test]
+fn what_a_prune_moves_meanwhile_is_found_again() {
+    let mut forge = Forge::new();
+    let nodes = [forge.file("moved", b"moved text"), forge.file("stays", b"stays")];
+    let tree = forge.tree(&nodes);
+    let reader = forge.reader();
+    // After the index was read: the first pack is gone, its blob lies behind others in a new one.
+    let old = forge.packs.remove(0);
+    let storage = Arc::clone(forge.vault.storage());
+    let mut moved = b"something else ".to_vec();
+    moved.extend(storage.get(&Folder::Data.object(&old.id)).unwrap());
+    forge.pack(BlobKind::Data, Id::of(b"moved text"), &moved, |b| (b.offset, b.length) = (15, b.length - 15));
+    forge.reader();
+    storage.delete(&Folder::Data.object(&old.id)).unwrap();
+    let sandbox = Sandbox::new();
+    let outcome = sandbox.run(&reader, &tree, &RestoreOptions::default());
+    assert_eq!(outcome.problems, []);
+    assert_eq!(fs::read(sandbox.target().join("moved")).unwrap(), b"moved text");
+}
+
 /// Peak memory of this process in MiB.
 fn peak() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
