@@ -199,6 +199,7 @@ impl SnapshotWriter {
             finished: Mutex::new(None),
             loose: AtomicUsize::new(0),
             zero_piece: OnceLock::new(),
+            windows: Mutex::new(Vec::new()),
         };
         let workers: Vec<Worker> = (0..crate::workers()).map(|_| self.worker()).collect::<Result<_>>()?;
         let mut workers = workers.into_iter();

@@ -25,8 +25,10 @@ use crate::id::Id;
 
 /// How often a file that changes is read.
 const TRIES: usize = 3;
-/// Files up to this size are read whole; it is also how much of a larger one is read at a time.
-pub(crate) const WINDOW: usize = 8 << 20;
+/// Files up to this size are read whole.
+const WHOLE_MAX: usize = 4 << 20;
+/// How much of a larger file is read at a time: the largest piece and some more.
+const WINDOW: usize = 6 << 20;
 /// Most bytes of pieces that wait for a worker.
 const LOOSE_MAX: usize = 2 * WINDOW;
 /// Holes from this size on are skipped; smaller ones are read as the zeros they are.
@@ -126,7 +128,7 @@ impl Walk<'_> {
                 Ok(extents) => extents,
                 Err(e) => return Ok(Err(e)),
             };
-            let (outcome, read) = if size <= WINDOW && is_whole(extents.as_ref(), stat.size) {
+            let (outcome, read) = if size <= WHOLE_MAX && is_whole(extents.as_ref(), stat.size) {
                 match self.small(file.as_fd(), size, worker)? {
                     Ok((content, read)) => {
                         let entry = PastEntry {
@@ -277,7 +279,7 @@ impl Walk<'_> {
         worker: &mut Worker,
     ) -> Result<io::Result<u64>> {
         let max = self.session.chunker.sizes().max;
-        let (mut at, mut window, mut filled) = (start, vec![0u8; WINDOW], 0);
+        let (mut at, mut window, mut filled) = (start, self.window(), 0);
         loop {
             self.session.go_on()?;
             let wanted = usize::try_from(end - at).unwrap_or(WINDOW).min(WINDOW - filled);
@@ -297,11 +299,16 @@ impl Walk<'_> {
             let rest = window.get(whole..filled).unwrap_or_default().to_vec();
             self.hand_out(large, &mut window, whole, worker)?;
             if last {
+                self.windows.lock().push(window);
                 return Ok(Ok(at));
             }
             window.get_mut(..rest.len()).unwrap_or_default().copy_from_slice(&rest);
             filled = rest.len();
         }
+    }
+
+    fn window(&self) -> Vec<u8> {
+        self.windows.lock().pop().unwrap_or_else(|| vec![0u8; WINDOW])
     }
 
     /// Stores the first `length` bytes of a window (whole pieces), here or by an idle thread.
@@ -320,7 +327,7 @@ impl Walk<'_> {
         if self.queue.has_idle() && self.loose.load(Ordering::Relaxed) + length <= LOOSE_MAX {
             self.loose.fetch_add(length, Ordering::Relaxed);
             large.pending.fetch_add(1, Ordering::AcqRel);
-            let data = std::mem::replace(window, vec![0u8; WINDOW]);
+            let data = std::mem::replace(window, self.window());
             self.queue.push([Task::Pieces { large: Arc::clone(large), number, data, length }]);
             return Ok(());
         }

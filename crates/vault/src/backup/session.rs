@@ -309,9 +309,10 @@ impl Worker {
         self.session.added.data_blobs.fetch_add(1, Ordering::Relaxed);
         self.note_plain(data.len());
         if self.data.is_full() {
-            let empty = PackBuffer::new(BlobKind::Data, self.session.buffer());
-            let full = std::mem::replace(&mut self.data, empty);
+            let full = std::mem::replace(&mut self.data, PackBuffer::new(BlobKind::Data, Vec::new()));
             self.session.submit(&self.sender, full, &mut self.nonces)?;
+            // Only now: a buffer that was free before would lie idle while this thread waited.
+            self.data = PackBuffer::new(BlobKind::Data, self.session.buffer());
         }
         Ok(id)
     }

@@ -97,6 +97,8 @@ pub(crate) struct Walk<'a> {
     /// Bytes of pieces that wait for a worker.
     pub loose: AtomicUsize,
     pub zero_piece: OnceLock<Id>,
+    /// Buffers for reading large files, to be used again.
+    pub windows: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Walk<'_> {
@@ -119,6 +121,7 @@ impl Walk<'_> {
             Task::Pieces { large, number, data, length } => {
                 let result = self.pieces(&large, number, data.get(..length).unwrap_or_default(), worker);
                 self.loose.fetch_sub(length, Ordering::Relaxed);
+                self.windows.lock().push(data);
                 result.and_then(|()| self.piece_done(&large, worker))
             }
         }
