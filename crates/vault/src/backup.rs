@@ -10,6 +10,7 @@
 
 mod file_index;
 mod folder;
+mod handle;
 mod past;
 mod queue;
 mod read;
@@ -181,9 +182,11 @@ impl SnapshotWriter {
             .as_deref()
             .and_then(|p| FileIndex::open(p, self.identity(name, home), expected));
         let (root_past, limit) = past_of_root(index.as_ref(), parent);
-        let first = Task::Folder { parent: None, handle: Arc::new(root), name: OsString::new() };
+        let first = Task::Folder { parent: None, above: None, name: OsString::new() };
         let walk = Walk {
             home: home.to_owned(),
+            root,
+            open: Arc::new(AtomicUsize::new(0)),
             session: Arc::clone(&self.session),
             fs: Arc::clone(fs),
             owners: Owners::new(),

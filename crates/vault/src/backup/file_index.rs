@@ -15,7 +15,7 @@ use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use backstay_tree::fs::{FileTime, Kind};
@@ -277,6 +277,7 @@ fn decode_block(bytes: &[u8]) -> Option<Past> {
 struct Tail {
     file: File,
     end: u64,
+    /// Bytes of the blocks that this backup uses, old and new.
     live: u64,
     /// Blocks not written yet; they begin at `end - pending.len()`.
     pending: Vec<u8>,
@@ -304,6 +305,12 @@ fn open_rw(path: &Path, truncate: bool) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(truncate).mode(0o600).open(path)
 }
 
+/// Whether this open file is the one that the path names.
+fn is_at(file: &File, path: &Path) -> bool {
+    let id = |m: std::fs::Metadata| (m.dev(), m.ino());
+    file.metadata().map(id).is_ok_and(|ours| std::fs::metadata(path).map(id).is_ok_and(|there| ours == there))
+}
+
 fn newest_slot(file: &File, identity: &[u8; 32]) -> Option<Slot> {
     let mut bytes = [0u8; 2 * SLOT];
     file.read_exact_at(&mut bytes, 0).ok()?;
@@ -321,15 +328,16 @@ impl FileIndex {
     pub fn open(path: &Path, identity: [u8; 32], expected_tree: Option<Id>) -> Option<FileIndex> {
         let file = open_rw(path, false).ok()?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).ok()?;
+        // Whoever had the lock may have put a new file in its place meanwhile: that one is not locked by us.
+        if !is_at(&file, path) {
+            return None;
+        }
         let slot = newest_slot(&file, &identity).filter(|s| Some(s.tree) == expected_tree);
         let dead = slot.as_ref().map_or(0, |s| s.end.saturating_sub(BLOCKS_FROM).saturating_sub(s.live));
         let fresh = slot.as_ref().is_none_or(|s| dead > s.live + (1 << 20));
-        let (end, live) = match &slot {
-            Some(s) if !fresh => (s.end, s.live),
-            _ => (BLOCKS_FROM, 0),
-        };
+        let end = slot.as_ref().filter(|_| !fresh).map_or(BLOCKS_FROM, |s| s.end);
         let out = if fresh { open_rw(&fresh_path(path), true).ok()? } else { file.try_clone().ok()? };
-        let tail = Tail { file: out, end, live, pending: Vec::new(), broken: false };
+        let tail = Tail { file: out, end, live: 0, pending: Vec::new(), broken: false };
         Some(FileIndex { path: path.to_owned(), identity, past: slot, file, fresh, tail: Mutex::new(tail) })
     }
 
@@ -343,20 +351,20 @@ impl FileIndex {
         !self.fresh
     }
 
-    /// What the block says; none when it is damaged.
-    pub fn read(&self, block: Block) -> Option<Past> {
+    /// What the block says; none when it is damaged or not that of the tree.
+    pub fn read(&self, block: Block, tree: &Id) -> Option<Past> {
         if block.length > BLOCK_MAX {
             return None;
         }
         let mut bytes = vec![0u8; usize::try_from(block.length).ok()?];
         self.file.read_exact_at(&mut bytes, block.offset).ok()?;
-        let mut past = decode_block(&bytes)?;
+        let mut past = decode_block(&bytes).filter(|p| p.tree.as_ref() == Some(tree))?;
         past.block = Some(block);
         Some(past)
     }
 
     /// Writes a folder's block; none when that is not possible (the index is then given up, not the backup).
-    pub fn write(&self, tree: &Id, entries: &[PastEntry], replaced: Option<Block>) -> Option<Block> {
+    pub fn write(&self, tree: &Id, entries: &[PastEntry]) -> Option<Block> {
         let mut bytes = tree.0.to_vec();
         put_count(&mut bytes, entries.len())?;
         for entry in entries {
@@ -369,14 +377,17 @@ impl FileIndex {
         let block = Block { offset: tail.end, length };
         tail.end += u64::from(length);
         tail.live += u64::from(length);
-        if let (Some(old), false) = (replaced, self.fresh) {
-            tail.live = tail.live.saturating_sub(u64::from(old.length));
-        }
         tail.pending.extend_from_slice(&bytes);
         if tail.pending.len() >= 1 << 20 {
             tail.flush();
         }
         (!tail.broken).then_some(block)
+    }
+
+    /// Goes on using a block of the past where it is; only when [`FileIndex::appends`]. Blocks that are neither written
+    /// nor kept are dead.
+    pub fn keep(&self, block: Block) {
+        self.tail.lock().live += u64::from(block.length);
     }
 
     /// Makes what was written the newest state: after the snapshot that it describes exists.
@@ -429,7 +440,7 @@ mod tests {
 
     fn write_once(path: &Path, tree: Id, name: &str, expected: Option<Id>) {
         let index = FileIndex::open(path, [1; 32], expected).unwrap();
-        let block = index.write(&tree, &[entry(name)], index.slot().map(|s| s.root)).unwrap();
+        let block = index.write(&tree, &[entry(name)]).unwrap();
         index.commit(tree, block, FileTime { secs: 1, nanos: 0 }).unwrap();
     }
 
@@ -441,9 +452,10 @@ mod tests {
         write_once(&path, one, "a", None);
         write_once(&path, two, "b", Some(one));
         let index = FileIndex::open(&path, [1; 32], Some(two)).unwrap();
-        let past = index.read(index.slot().unwrap().root).unwrap();
+        let past = index.read(index.slot().unwrap().root, &two).unwrap();
         assert_eq!(past.entries, [entry("b")]);
         assert_eq!(past.tree, Some(two));
+        assert!(index.read(index.slot().unwrap().root, &one).is_none());
         drop(index);
         assert!(FileIndex::open(&path, [1; 32], Some(one)).unwrap().slot().is_none());
         assert!(FileIndex::open(&path, [2; 32], Some(two)).unwrap().slot().is_none());
@@ -471,13 +483,46 @@ mod tests {
             bad[at] ^= 4;
             std::fs::write(&path, &bad).unwrap();
             let index = FileIndex::open(&path, [1; 32], Some(tree)).unwrap();
-            let past = index.slot().and_then(|s| index.read(s.root));
+            let past = index.slot().and_then(|s| index.read(s.root, &tree));
             assert!(past.is_none_or(|p| p.entries == [entry("a")]), "byte {at}");
             drop(index);
             std::fs::write(&path, &good[..at]).unwrap();
             let index = FileIndex::open(&path, [1; 32], Some(tree)).unwrap();
-            assert!(index.slot().and_then(|s| index.read(s.root)).is_none(), "length {at}");
+            assert!(index.slot().and_then(|s| index.read(s.root, &tree)).is_none(), "length {at}");
         }
+    }
+
+    #[test]
+    fn blocks_that_nothing_uses_any_more_go_with_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("index");
+        let mut expected = None;
+        let mut largest = 0;
+        for round in 0..100u32 {
+            let tree = Id::of(&round.to_le_bytes());
+            let index = FileIndex::open(&path, [1; 32], expected).unwrap();
+            // A folder of another name each time: nothing says which old block it replaces.
+            let block = index.write(&tree, &vec![entry("x"); 1000]).unwrap();
+            index.commit(tree, block, FileTime::default()).unwrap();
+            expected = Some(tree);
+            largest = largest.max(std::fs::metadata(&path).unwrap().len());
+        }
+        let one = 1000 * 150;
+        assert!(largest < (1 << 20) + 3 * one, "{largest}");
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_is_not_taken_for_the_one_that_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("index");
+        write_once(&path, Id::of(b"1"), "a", None);
+        let path = &path;
+        // Opened before the holder of the lock renames a new file into place, locked after that.
+        let stale = open_rw(path, false).unwrap();
+        write_once(path, Id::of(b"2"), "b", None);
+        rustix::fs::flock(&stale, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+        assert!(!is_at(&stale, path));
+        assert!(FileIndex::open(path, [1; 32], Some(Id::of(b"2"))).unwrap().slot().is_some());
     }
 
     #[test]
@@ -487,9 +532,9 @@ mod tests {
         let tree = Id::of(b"1");
         write_once(&path, tree, "a", None);
         let index = FileIndex::open(&path, [1; 32], Some(tree)).unwrap();
-        index.write(&Id::of(b"2"), &vec![entry("x"); 30_000], None).unwrap();
+        index.write(&Id::of(b"2"), &vec![entry("x"); 30_000]).unwrap();
         drop(index);
         let index = FileIndex::open(&path, [1; 32], Some(tree)).unwrap();
-        assert_eq!(index.read(index.slot().unwrap().root).unwrap().entries, [entry("a")]);
+        assert_eq!(index.read(index.slot().unwrap().root, &tree).unwrap().entries, [entry("a")]);
     }
 }

@@ -1,14 +1,14 @@
 //! A folder on its way from the file system to a tree in the vault.
 //!
 //! Invariant: a folder is finished exactly once, by whoever delivers its last entry; then it is delivered to its
-//! parent in the same way. No recursion: depth costs memory, not stack.
+//! parent in the same way. No recursion: depth costs memory, not stack, and of memory only what names take.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use backstay_tree::fs::{Kind, Stat};
+use backstay_tree::fs::{FileTime, Kind, Stat};
 use backstay_tree::{Owners, path};
 use parking_lot::Mutex;
 
@@ -49,7 +49,10 @@ pub(crate) struct Inner {
 pub(crate) struct Folder {
     /// The parent and the position of this folder in it.
     pub parent: Option<(Arc<Folder>, usize)>,
-    pub path: PathBuf,
+    /// Its name; empty for the root.
+    pub name: OsString,
+    /// How many folders are above it.
+    pub depth: usize,
     pub stat: Stat,
     pub xattrs: Vec<(OsString, Vec<u8>)>,
     pub inner: Mutex<Inner>,
@@ -58,9 +61,22 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
+    /// The names of the folders from below the root down to this one.
+    pub fn names(&self) -> Vec<&OsStr> {
+        let mut names = Vec::with_capacity(self.depth);
+        let mut at = self;
+        while let Some((parent, _)) = &at.parent {
+            names.push(at.name.as_os_str());
+            at = parent;
+        }
+        names.reverse();
+        names
+    }
+
     /// The path of an entry, for messages.
-    pub fn show(&self, name: &std::ffi::OsStr) -> String {
-        path::escape(self.path.join(name).as_os_str())
+    pub fn show(&self, name: &OsStr) -> String {
+        let path: PathBuf = self.names().into_iter().chain([name]).collect();
+        path::escape(path.as_os_str())
     }
 
     /// Sets what became of an entry.
@@ -75,6 +91,22 @@ impl Folder {
     pub fn is_complete(&self) -> bool {
         self.pending.fetch_sub(1, Ordering::AcqRel) == 1
     }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // Not by recursion either: when a backup ends early, the deepest folder may be the last to hold all above it.
+        let mut above = self.parent.take();
+        while let Some((folder, _)) = above {
+            above = Arc::into_inner(folder).and_then(|mut f| f.parent.take());
+        }
+    }
+}
+
+/// What is written of an entry whose metadata could not be read whole: no time of change, so that the next backup
+/// does not take it for unchanged.
+pub(crate) fn doubtful(stat: &Stat) -> Stat {
+    Stat { ctime: FileTime::default(), ..*stat }
 }
 
 /// The node of an entry.

@@ -8,7 +8,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -40,7 +40,10 @@ const EXTENTS_MAX: usize = 10_000;
 pub(crate) struct Large {
     folder: Arc<Folder>,
     position: usize,
+    /// As it was opened.
     stat: Stat,
+    /// What is written of it.
+    noted: Stat,
     name: OsString,
     xattrs: Vec<(OsString, Vec<u8>)>,
     extents: Mutex<Option<Extents>>,
@@ -82,7 +85,7 @@ impl Walk<'_> {
     pub fn files(
         &self,
         folder: &Arc<Folder>,
-        handle: &Arc<OwnedFd>,
+        handle: BorrowedFd<'_>,
         positions: &[usize],
         worker: &mut Worker,
     ) -> Result<()> {
@@ -90,7 +93,7 @@ impl Walk<'_> {
             self.session.go_on()?;
             let listed = folder.inner.lock().items.get(*position).map(|i| (i.name.clone(), i.stat));
             let Some((name, stat)) = listed else { continue };
-            match self.file(folder, *position, handle.as_fd(), &name, worker)? {
+            match self.file(folder, *position, handle, &name, worker)? {
                 Ok(Outcome::Read(entry, stat)) => self.file_done(folder, *position, stat, entry),
                 Ok(Outcome::Shared) => {}
                 Err(error) => self.lost(folder, *position, stat, &name, &error),
@@ -118,10 +121,7 @@ impl Walk<'_> {
                 Ok(opened) => opened,
                 Err(e) => return Ok(Err(e)),
             };
-            let xattrs = self.fs.xattrs(file.as_fd()).unwrap_or_else(|e| {
-                self.problem(folder.show(name), ProblemKind::Metadata, format!("Extended attributes: {e}"));
-                Vec::new()
-            });
+            let (xattrs, noted) = self.attributes(self.fs.xattrs(file.as_fd()), &stat, &|| folder.show(name));
             let last = attempt >= TRIES || (attempt > 1 && stat.size > 64 << 20);
             let size = usize::try_from(stat.size).unwrap_or(usize::MAX);
             let extents = match self.extents(file.as_fd(), &stat) {
@@ -131,19 +131,14 @@ impl Walk<'_> {
             let (outcome, read) = if size <= WHOLE_MAX && is_whole(extents.as_ref(), stat.size) {
                 match self.small(file.as_fd(), size, worker)? {
                     Ok((content, read)) => {
-                        let entry = PastEntry {
-                            content,
-                            xattrs,
-                            extents,
-                            size: read,
-                            ..entry(name.to_owned(), &stat)
-                        };
-                        (Outcome::Read(Box::new(entry), stat), read)
+                        let entry = entry(name.to_owned(), &noted);
+                        let entry = PastEntry { content, xattrs, extents, size: read, ..entry };
+                        (Outcome::Read(Box::new(entry), noted), read)
                     }
                     Err(e) => return Ok(Err(e)),
                 }
             } else {
-                let large = self.large(folder, position, name, stat, xattrs);
+                let large = self.large(folder, position, name, (stat, noted), xattrs);
                 let read = self.read_large(&large, file.as_fd(), extents.as_ref(), worker)?;
                 *large.extents.lock() = extents;
                 match self.settle_large(&large, file.as_fd(), read, last, worker)? {
@@ -221,13 +216,14 @@ impl Walk<'_> {
         folder: &Arc<Folder>,
         position: usize,
         name: &OsStr,
-        stat: Stat,
+        (stat, noted): (Stat, Stat),
         xattrs: Vec<(OsString, Vec<u8>)>,
     ) -> Arc<Large> {
         Arc::new(Large {
             folder: Arc::clone(folder),
             position,
             stat,
+            noted,
             name: name.to_owned(),
             xattrs,
             extents: Mutex::new(None),
@@ -410,9 +406,9 @@ impl Walk<'_> {
             size,
             xattrs: large.xattrs.clone(),
             extents: large.extents.lock().take(),
-            ..entry(large.name.clone(), &large.stat)
+            ..entry(large.name.clone(), &large.noted)
         };
-        self.file_done(&large.folder, large.position, large.stat, Box::new(entry));
+        self.file_done(&large.folder, large.position, large.noted, Box::new(entry));
         self.complete(Arc::clone(&large.folder), worker)
     }
 }

@@ -1,8 +1,8 @@
 //! Walking a tree and saving what changed.
 //!
 //! Threads take tasks from one stack: a folder to be listed, some of its files to be read, pieces of a large file
-//! to be stored. Everything is reached through the handle of its folder, never by path, and links are never
-//! followed.
+//! to be stored. Everything is reached through the handle of its folder (or, when many are open, by its path below
+//! the root), and links are never followed.
 //!
 //! Invariants: an entry is in the point with the metadata that belongs to the content that was read (both come
 //! from the opened file); what cannot be read is told as a problem and is not in the point; nothing is read across a
@@ -10,7 +10,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -18,11 +18,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use backstay_model::{Problem, ProblemKind, Progress, Result};
 use backstay_tree::fs::{FileSystem, FileTime, Kind, Stat};
-use backstay_tree::{Exclusions, Listing, Metadata, Owners, Why, open_folder, scan, sparse};
+use backstay_tree::{Exclusions, Listing, Owners, Why, scan, sparse};
 use parking_lot::Mutex;
 
 use super::file_index::FileIndex;
-use super::folder::{Folder, Inner, Item, State, entry, node};
+use super::folder::{Folder, Inner, Item, State, doubtful, entry, node};
+use super::handle::Handle;
 use super::past::{Block, Extents, Origin, Past, PastEntry};
 use super::queue::Queue;
 use super::read::{Large, is_whole};
@@ -64,9 +65,23 @@ pub(crate) struct Report {
 }
 
 pub(crate) enum Task {
-    Folder { parent: Option<(Arc<Folder>, usize)>, handle: Arc<OwnedFd>, name: OsString },
-    Files { folder: Arc<Folder>, handle: Arc<OwnedFd>, positions: Vec<usize> },
-    Pieces { large: Arc<Large>, number: usize, data: Vec<u8>, length: usize },
+    /// `above` is the folder it lies in; none when too many are open.
+    Folder {
+        parent: Option<(Arc<Folder>, usize)>,
+        above: Option<Arc<Handle>>,
+        name: OsString,
+    },
+    Files {
+        folder: Arc<Folder>,
+        handle: Arc<Handle>,
+        positions: Vec<usize>,
+    },
+    Pieces {
+        large: Arc<Large>,
+        number: usize,
+        data: Vec<u8>,
+        length: usize,
+    },
 }
 
 /// The root folder when it is finished.
@@ -79,6 +94,10 @@ pub(crate) struct Finished {
 pub(crate) struct Walk<'a> {
     /// The root folder's path, for messages.
     pub home: PathBuf,
+    /// The root folder.
+    pub root: OwnedFd,
+    /// How many [`Handle`]s are open.
+    pub open: Arc<AtomicUsize>,
     pub session: Arc<Session>,
     pub fs: Arc<dyn FileSystem>,
     pub owners: Owners,
@@ -116,8 +135,10 @@ impl Walk<'_> {
 
     fn perform(&self, task: Task, worker: &mut Worker) -> Result<()> {
         match task {
-            Task::Folder { parent, handle, name } => self.folder(parent, &handle, &name, worker),
-            Task::Files { folder, handle, positions } => self.files(&folder, &handle, &positions, worker),
+            Task::Folder { parent, above, name } => self.folder(parent, above, name, worker),
+            Task::Files { folder, handle, positions } => {
+                self.files(&folder, handle.as_fd(), &positions, worker)
+            }
             Task::Pieces { large, number, data, length } => {
                 let result = self.pieces(&large, number, data.get(..length).unwrap_or_default(), worker);
                 self.loose.fetch_sub(length, Ordering::Relaxed);
@@ -161,20 +182,17 @@ impl Walk<'_> {
     fn folder(
         &self,
         parent: Option<(Arc<Folder>, usize)>,
-        above: &OwnedFd,
-        name: &OsStr,
+        above: Option<Arc<Handle>>,
+        name: OsString,
         worker: &mut Worker,
     ) -> Result<()> {
-        let path = parent.as_ref().map_or_else(PathBuf::new, |(p, _)| p.path.join(name));
-        let show = || backstay_tree::path::escape(path.as_os_str());
+        let depth = parent.as_ref().map_or(0, |(p, _)| p.depth + 1);
         let opened = match &parent {
-            // The root was opened by the caller; it is opened again so that every folder owns its handle.
-            None => above.try_clone().and_then(|h| Ok((self.fs.stat_handle(h.as_fd())?, h))),
-            Some(_) if path.as_os_str().len() / 2 > DEPTH_MAX && path.iter().count() > DEPTH_MAX => {
-                Err(io::Error::other("Folders are nested too deeply"))
-            }
-            Some(_) => open_folder(&*self.fs, above.as_fd(), name, self.device).map(|(h, s)| (s, h)),
+            None => self.root.try_clone().and_then(|h| Ok((self.fs.stat_handle(h.as_fd())?, h))),
+            Some(_) if depth > DEPTH_MAX => Err(io::Error::other("Folders are nested too deeply")),
+            Some((folder, _)) => self.open(folder, above.as_deref(), &name),
         };
+        drop(above);
         let listed = opened.and_then(|(stat, handle)| {
             Ok((scan(&*self.fs, handle.as_fd(), &self.exclusions, self.device)?, stat, handle))
         });
@@ -185,7 +203,7 @@ impl Walk<'_> {
                     // Without the root there is no point.
                     None => Err(backstay_tree::beneath::reading("Cannot read the folder", &self.home, e)),
                     Some((folder, position)) => {
-                        self.io_problem(show(), &e);
+                        self.io_problem(folder.show(&name), &e);
                         folder.set(position, stat_nothing(&folder.stat), State::Gone);
                         self.complete(folder, worker)
                     }
@@ -200,40 +218,42 @@ impl Walk<'_> {
                 past.and_then(|n| inner.past.entries.get(n)).cloned()
             }
         };
-        let xattrs = match own_past.as_ref().filter(|p| p.matches(&stat, self.limit)) {
-            Some(past) => past.xattrs.clone(),
-            None => self.xattrs_of(self.fs.xattrs(handle.as_fd()), &show),
+        let show = || parent.as_ref().map_or_else(String::new, |(p, _)| p.show(&name));
+        let (xattrs, stat) = match own_past.as_ref().filter(|p| p.matches(&stat, self.limit)) {
+            Some(past) => (past.xattrs.clone(), stat),
+            None => self.attributes(self.fs.xattrs(handle.as_fd()), &stat, &show),
         };
-        let past = own_past.and_then(|p| p.origin).map_or_else(Past::default, |o| self.past(o));
-        let folder = Arc::new(Folder {
-            parent,
-            path,
-            stat,
-            xattrs,
-            inner: Mutex::new(Inner { past, items: Vec::new() }),
-            pending: AtomicUsize::new(1),
-        });
-        self.entries(&folder, Arc::new(handle), listing, worker)?;
+        let past = own_past.and_then(|p| self.past(p.tree?, p.origin?)).unwrap_or_default();
+        let inner = Mutex::new(Inner { past, items: Vec::new() });
+        let folder =
+            Arc::new(Folder { parent, name, depth, stat, xattrs, inner, pending: AtomicUsize::new(1) });
+        self.entries(&folder, Handle::new(handle, &self.open), listing, worker)?;
         self.complete(folder, worker)
     }
 
-    fn xattrs_of(
+    /// Attributes and what to write of the entry; attributes that cannot be read are told, and asked for again by the
+    /// next backup.
+    pub fn attributes(
         &self,
         result: io::Result<Vec<(OsString, Vec<u8>)>>,
+        stat: &Stat,
         show: &dyn Fn() -> String,
-    ) -> Vec<(OsString, Vec<u8>)> {
-        result.unwrap_or_else(|e| {
-            self.problem(show(), ProblemKind::Metadata, format!("Extended attributes: {e}"));
-            Vec::new()
-        })
+    ) -> (Vec<(OsString, Vec<u8>)>, Stat) {
+        match result {
+            Ok(xattrs) => (xattrs, *stat),
+            Err(e) => {
+                self.problem(show(), ProblemKind::Metadata, format!("Extended attributes: {e}"));
+                (Vec::new(), doubtful(stat))
+            }
+        }
     }
 
-    fn past(&self, origin: Origin) -> Past {
-        let found = match origin {
-            Origin::Block(block) => self.index.as_ref().and_then(|i| i.read(block)),
+    /// What is known of a folder with that tree.
+    fn past(&self, tree: Id, origin: Origin) -> Option<Past> {
+        match origin {
+            Origin::Block(block) => self.index.as_ref().and_then(|i| i.read(block, &tree)),
             Origin::Tree(id) => self.past_of_tree(&id),
-        };
-        found.unwrap_or_default()
+        }
     }
 
     fn past_of_tree(&self, id: &Id) -> Option<Past> {
@@ -249,13 +269,15 @@ impl Walk<'_> {
     fn entries(
         &self,
         folder: &Arc<Folder>,
-        handle: Arc<OwnedFd>,
+        handle: Handle,
         listing: Listing,
         worker: &mut Worker,
     ) -> Result<()> {
         for (name, error) in &listing.problems {
             self.io_problem(folder.show(name), error);
         }
+        let handle = Arc::new(handle);
+        let may_keep = handle.may_be_kept();
         let mut inner = folder.inner.lock();
         let mut tasks = Vec::new();
         let mut batch = Batch::default();
@@ -266,7 +288,8 @@ impl Walk<'_> {
             self.problem(folder.show(&left.name), kind, "Left out");
             if left.why == Why::Mount && left.stat.kind == Kind::Dir {
                 let past = inner.past.position(&left.name);
-                mounts.push(self.empty_folder(left.name, left.stat, past, worker)?);
+                let known = past.and_then(|n| inner.past.entries.get(n));
+                mounts.push(Item { past, ..self.empty_folder(left.name, left.stat, known, worker)? });
             }
         }
         let mut items = Vec::with_capacity(listing.entries.len());
@@ -276,10 +299,14 @@ impl Walk<'_> {
             let known = past.and_then(|n| inner.past.entries.get(n));
             let position = items.len();
             let mut item = Item { name: e.name, stat: e.stat, past, state: State::Waiting };
+            if item.stat.kind == Kind::Socket {
+                let detail = "A socket has no content to save";
+                self.problem(folder.show(&item.name), ProblemKind::Socket, detail);
+            }
             if item.stat.kind == Kind::Dir {
-                let (parent, handle, name) =
-                    (Some((Arc::clone(folder), position)), Arc::clone(&handle), item.name.clone());
-                tasks.push(Task::Folder { parent, handle, name });
+                let (parent, name) = (Some((Arc::clone(folder), position)), item.name.clone());
+                let above = may_keep.then(|| Arc::clone(&handle));
+                tasks.push(Task::Folder { parent, above, name });
             } else if known.is_some_and(|k| self.is_unchanged(k, &item.stat)) {
                 item.state = State::Unchanged;
                 if item.stat.kind == Kind::File {
@@ -290,7 +317,7 @@ impl Walk<'_> {
                 batch.add(position, item.stat.size);
                 self.tally(known.is_some(), &self.tally.changed, &self.tally.new);
             } else {
-                item.state = self.special(folder, &handle, &item);
+                (item.state, item.stat) = self.special(folder, handle.as_fd(), &item);
             }
             items.push(item);
         }
@@ -335,23 +362,23 @@ impl Walk<'_> {
     }
 
     /// Links, devices, FIFOs and sockets: metadata only.
-    fn special(&self, folder: &Arc<Folder>, handle: &OwnedFd, item: &Item) -> State {
-        if item.stat.kind == Kind::Socket {
-            self.problem(folder.show(&item.name), ProblemKind::Socket, "A socket has no content to save");
-        }
-        match Metadata::of_entry(&*self.fs, handle.as_fd(), &item.name, item.stat, &self.owners) {
-            Ok(metadata) => {
-                let link_target = metadata.link_target.unwrap_or_default();
-                let xattrs = metadata.xattrs;
-                State::Ready(Box::new(PastEntry {
-                    xattrs,
-                    link_target,
-                    ..entry(item.name.clone(), &item.stat)
-                }))
+    fn special(&self, folder: &Arc<Folder>, dir: BorrowedFd<'_>, item: &Item) -> (State, Stat) {
+        let (name, stat) = (&item.name, &item.stat);
+        let link =
+            if stat.kind == Kind::Symlink { self.fs.read_link(dir, name) } else { Ok(OsString::new()) };
+        let read = link.and_then(|target| match self.fs.xattrs_at(dir, name) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(e),
+            xattrs => Ok((target, xattrs)),
+        });
+        match read {
+            Ok((link_target, xattrs)) => {
+                let (xattrs, stat) = self.attributes(xattrs, stat, &|| folder.show(name));
+                let entry = PastEntry { xattrs, link_target, ..entry(name.clone(), &stat) };
+                (State::Ready(Box::new(entry)), stat)
             }
             Err(e) => {
-                self.io_problem(folder.show(&item.name), &e);
-                State::Gone
+                self.io_problem(folder.show(name), &e);
+                (State::Gone, *stat)
             }
         }
     }
@@ -360,14 +387,23 @@ impl Walk<'_> {
         &self,
         name: OsString,
         stat: Stat,
-        past: Option<usize>,
+        known: Option<&PastEntry>,
         worker: &mut Worker,
     ) -> Result<Item> {
         let tree = worker.store_tree(&TreeBuilder::new(Vec::new()).finish())?;
-        let block = self.index.as_ref().and_then(|i| i.write(&tree, &[], None)).unwrap_or_default();
-        let ready =
-            PastEntry { tree: Some(tree), origin: Some(Origin::Block(block)), ..entry(name.clone(), &stat) };
-        Ok(Item { name, stat, past, state: State::Ready(Box::new(ready)) })
+        let block = self.index.as_ref().and_then(|index| {
+            let known = known.filter(|k| k.tree == Some(tree) && index.appends());
+            match known.and_then(|k| k.origin) {
+                Some(Origin::Block(block)) => {
+                    index.keep(block);
+                    Some(block)
+                }
+                _ => index.write(&tree, &[]),
+            }
+        });
+        let origin = Some(Origin::Block(block.unwrap_or_default()));
+        let ready = PastEntry { tree: Some(tree), origin, ..entry(name.clone(), &stat) };
+        Ok(Item { name, stat, past: None, state: State::Ready(Box::new(ready)) })
     }
 
     // --- finishing
@@ -410,24 +446,25 @@ impl Walk<'_> {
             past.block.filter(|_| block_same && self.index.as_ref().is_some_and(FileIndex::appends));
         self.note_sparse(folder, &items, &past);
         let (tree, block) = match (old_tree, old_block) {
-            (Some(tree), Some(block)) => (tree, Some(block)),
+            (Some(tree), Some(block)) => {
+                self.index.iter().for_each(|i| i.keep(block));
+                (tree, Some(block))
+            }
             _ => {
-                let replaced = past.block;
                 let entries = take_entries(items, &mut past);
                 let tree = match old_tree {
                     Some(tree) => tree,
                     None => self.write_tree(&entries, worker)?,
                 };
                 let list: Vec<PastEntry> = entries.into_iter().map(|(_, e)| e).collect();
-                (tree, self.index.as_ref().and_then(|i| i.write(&tree, &list, replaced)))
+                (tree, self.index.as_ref().and_then(|i| i.write(&tree, &list)))
             }
         };
-        let name = folder.path.file_name().map(OsStr::to_os_string).unwrap_or_default();
         let entry = PastEntry {
             xattrs: folder.xattrs.clone(),
             tree: Some(tree),
             origin: block.map(Origin::Block),
-            ..entry(name, &folder.stat)
+            ..entry(folder.name.clone(), &folder.stat)
         };
         Ok(Finished { stat: folder.stat, entry })
     }

@@ -350,3 +350,21 @@ pub fn first_difference(a: (&Vault, Id), b: (&Vault, Id)) -> String {
     }
     format!("{} and {} entries", left.len(), right.len())
 }
+
+/// An example of this crate as a program. Cargo builds examples along with tests; where only one test was asked for it
+/// is built here.
+pub fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let target = test.ancestors().nth(2).unwrap();
+    static BUILT: std::sync::Once = std::sync::Once::new();
+    BUILT.call_once(|| {
+        let status = std::process::Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "-p", "backstay-vault", "--examples", "--target-dir"])
+            .arg(target.parent().unwrap())
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status()
+            .unwrap();
+        assert!(status.success(), "the examples are built");
+    });
+    target.join("examples").join(name)
+}
