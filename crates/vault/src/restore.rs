@@ -108,7 +108,7 @@ pub fn restore(
     progress.expect(plan.total_files, plan.total_bytes);
 
     let target = Target::new(root, &plan, &problems, cancel);
-    target.make_folders();
+    target.make_folders()?;
     target.make_specials();
     let workers = crate::workers().min(jobs.len()).max(1);
     let site = Site {
@@ -130,7 +130,7 @@ pub fn restore(
     let links = target.make_links();
     progress.done(links, 0);
     files += links;
-    target.finish_folders();
+    target.finish_folders()?;
     let synced = if options.sync && !target.is_stopped() { sync(&target) } else { Ok(()) };
     if let Some(error) = target.into_error() {
         return Err(error);

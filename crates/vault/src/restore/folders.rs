@@ -7,19 +7,23 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use backstay_model::{Cancel, Code, Error, ProblemKind};
+use backstay_model::{Cancel, Code, Error, ProblemKind, Result};
 use backstay_tree::beneath::{Root, writing};
 use backstay_tree::fs::Kind;
 use backstay_tree::metadata::{self, Wanted};
 use parking_lot::Mutex;
 
+use super::crew;
 use super::plan::{File, Plan};
 use super::problems::Problems;
 
+/// Folders of one depth from which a further thread is worth its start.
+const SHARED: usize = 64;
 /// Folders that a thread keeps open.
 const OPEN: usize = 24;
 
@@ -87,24 +91,56 @@ impl<'a> Target<'a> {
     }
 
     /// Makes all folders; what cannot be made is told, and nothing below it is tried.
-    pub(super) fn make_folders(&self) {
-        let mut handles = Handles::new(self);
-        for (n, folder) in self.plan.folders.iter().enumerate().skip(1) {
-            let Ok(number) = u32::try_from(n) else { return };
-            if self.is_stopped() {
-                return;
-            }
-            if !self.is_usable(folder.parent) {
-                self.give_up(number);
-                continue;
-            }
-            let fs = self.root.fs();
-            let made = handles.get(folder.parent).and_then(|dir| fs.create_dir(dir.as_fd(), &folder.name));
-            if let Err(e) = made {
-                self.give_up(number);
-                self.failed("make the folder and all that is in it", folder.parent, &folder.name, e);
-            }
+    pub(super) fn make_folders(&self) -> Result<()> {
+        self.levels()
+            .into_iter()
+            .try_for_each(|level| self.share(level, |handles, number| self.make_folder(handles, number)))
+    }
+
+    fn make_folder(&self, handles: &mut Handles<'_>, number: u32) {
+        let Some(folder) = self.plan.folder(number) else { return };
+        if number == 0 {
+            return;
         }
+        if !self.is_usable(folder.parent) {
+            return self.give_up(number);
+        }
+        let fs = self.root.fs();
+        let made = handles.get(folder.parent).and_then(|dir| fs.create_dir(dir.as_fd(), &folder.name));
+        if let Err(e) = made {
+            self.give_up(number);
+            self.failed("make the folder and all that is in it", folder.parent, &folder.name, e);
+        }
+    }
+
+    /// The numbers of the folders of each depth: a plan has them in the order of their depth.
+    fn levels(&self) -> Vec<Range<u32>> {
+        let mut levels: Vec<Range<u32>> = Vec::new();
+        let mut depth = None;
+        for (number, folder) in (0u32..).zip(&self.plan.folders) {
+            match levels.last_mut() {
+                Some(level) if depth == Some(folder.depth) => level.end = number + 1,
+                _ => levels.push(number..number + 1),
+            }
+            depth = Some(folder.depth);
+        }
+        levels
+    }
+
+    /// Does something with the folders of one depth, in as many threads as that is worth.
+    fn share(&self, level: Range<u32>, work: impl Fn(&mut Handles<'_>, u32) + Sync) -> Result<()> {
+        let workers = crate::workers().min(level.len() / SHARED).max(1);
+        crew(workers, |worker| {
+            let mut handles = Handles::new(self);
+            let mine = level.len() * worker / workers..level.len() * (worker + 1) / workers;
+            for number in level.clone().skip(mine.start).take(mine.len()) {
+                if self.is_stopped() {
+                    break;
+                }
+                work(&mut handles, number);
+            }
+            Ok(())
+        })
     }
 
     /// Makes links, FIFOs and devices.
@@ -169,22 +205,19 @@ impl<'a> Target<'a> {
     }
 
     /// Gives all folders their metadata, the deepest first, the target itself last.
-    pub(super) fn finish_folders(&self) {
-        let mut handles = Handles::new(self);
-        for (n, folder) in self.plan.folders.iter().enumerate().rev() {
-            let (Ok(number), Some(meta)) = (u32::try_from(n), &folder.meta) else { continue };
-            if self.is_stopped() {
-                return;
-            }
-            if !self.is_usable(number) {
-                continue;
-            }
-            let fs = &**self.root.fs();
-            match handles.get(number).map(|dir| metadata::apply(fs, dir.as_fd(), &meta.wanted())) {
-                Ok(problems) if problems.is_empty() => {}
-                Ok(problems) => self.problems.metadata(&self.plan.folder_path(number), problems),
-                Err(e) => self.failed("set the metadata", folder.parent, &folder.name, e),
-            }
+    pub(super) fn finish_folders(&self) -> Result<()> {
+        let finish = |handles: &mut Handles<'_>, number| self.finish_folder(handles, number);
+        self.levels().into_iter().rev().try_for_each(|level| self.share(level, finish))
+    }
+
+    fn finish_folder(&self, handles: &mut Handles<'_>, number: u32) {
+        let Some(folder) = self.plan.folder(number) else { return };
+        let Some(meta) = folder.meta.as_ref().filter(|_| self.is_usable(number)) else { return };
+        let fs = &**self.root.fs();
+        match handles.get(number).map(|dir| metadata::apply(fs, dir.as_fd(), &meta.wanted())) {
+            Ok(problems) if problems.is_empty() => {}
+            Ok(problems) => self.problems.metadata(&self.plan.folder_path(number), problems),
+            Err(e) => self.failed("set the metadata", folder.parent, &folder.name, e),
         }
     }
 }

@@ -65,7 +65,7 @@ impl Meta {
 pub(super) struct Folder {
     pub(super) parent: u32,
     pub(super) name: Box<OsStr>,
-    depth: u32,
+    pub(super) depth: u32,
     /// None: its metadata is left as it comes.
     pub(super) meta: Option<Meta>,
 }

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use crate::blob::{BlobKind, Place};
 use crate::compress::Decompressor;
+use crate::crypto::{MAC, NONCE};
 use crate::id::Id;
 use crate::index::BlobIndex;
 use crate::reader::Reader;
@@ -33,6 +34,20 @@ impl Scratch {
     }
 }
 
+/// Where the plain content of a blob is after it was opened.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Opened {
+    /// In the bytes that were sealed: [`plain_part`].
+    InPlace,
+    /// In [`Scratch::plain`].
+    InScratch,
+}
+
+/// The plain content of a blob that was opened in place.
+pub(super) fn plain_part(opened: &[u8]) -> &[u8] {
+    opened.get(NONCE..opened.len().saturating_sub(MAC)).unwrap_or_default()
+}
+
 /// The vault as restore reads it.
 pub(super) struct Source<'a> {
     reader: &'a Reader,
@@ -50,7 +65,7 @@ impl<'a> Source<'a> {
         self.reader.vault().storage().get_range(&Folder::Data.object(pack), offset, length)
     }
 
-    /// Opens a blob in place; its plain content is then in `scratch`.
+    /// Opens a blob. Where it was not compressed its plain content stays in `sealed`, without a copy.
     pub(super) fn open(
         &self,
         kind: BlobKind,
@@ -58,9 +73,17 @@ impl<'a> Source<'a> {
         uncompressed: Option<u32>,
         sealed: &mut [u8],
         scratch: &mut Scratch,
-    ) -> Result<()> {
-        let Scratch { decompressor, plain } = scratch;
-        self.reader.vault().open_blob(kind, id, uncompressed, sealed, decompressor, plain)
+    ) -> Result<Opened> {
+        let vault = self.reader.vault();
+        if uncompressed.is_some() {
+            let Scratch { decompressor, plain } = scratch;
+            vault.open_blob(kind, id, uncompressed, sealed, decompressor, plain)?;
+            return Ok(Opened::InScratch);
+        }
+        match vault.cipher().open(sealed) {
+            Some(plain) if Id::of(plain) == *id => Ok(Opened::InPlace),
+            _ => Err(Error::new(Code::VaultDamaged, format!("The blob {} was altered", id.short()))),
+        }
     }
 
     /// Reads one blob from wherever it can be read.
@@ -123,7 +146,11 @@ impl<'a> Source<'a> {
         }
         let length = usize::try_from(place.length).unwrap_or(usize::MAX);
         let mut sealed = self.range(&place.pack, u64::from(place.offset), length)?;
-        self.open(kind, id, place.uncompressed, &mut sealed, scratch)
+        if matches!(self.open(kind, id, place.uncompressed, &mut sealed, scratch)?, Opened::InPlace) {
+            scratch.plain.clear();
+            scratch.plain.extend_from_slice(plain_part(&sealed));
+        }
+        Ok(())
     }
 }
 

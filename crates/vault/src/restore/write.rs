@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use super::folders::{Handles, Target};
 use super::jobs::{Job, Progressing, Queue, WINDOW};
 use super::plan::{File, Large, Piece, Plan};
-use super::source::{Scratch, Source, is_fatal};
+use super::source::{Opened, Scratch, Source, is_fatal, plain_part};
 use crate::blob::{BlobKind, DATA_MAX};
 use crate::id::Id;
 
@@ -110,7 +110,7 @@ impl<'a> Worker<'a> {
     // --- files of one blob
 
     fn window(&mut self, pieces: &'a [Piece]) -> Going {
-        let mut read = read_window(self.site, pieces);
+        let mut read = read_pieces(self.site, pieces.iter());
         let mut rest = pieces;
         while let Some(first) = rest.first() {
             if !self.may_go_on() {
@@ -120,7 +120,10 @@ impl<'a> Worker<'a> {
             let (these, after) = rest.split_at(rest.iter().take_while(same).count());
             rest = after;
             match self.load(first, read.as_mut()) {
-                Ok(()) => these.iter().for_each(|piece| self.small_file(piece.file)),
+                Ok(plain) => {
+                    let plain = plain.of(&self.scratch, read.as_ref());
+                    these.iter().for_each(|p| small_file(self.site, &mut self.handles, p.file, plain));
+                }
                 Err(e) if is_fatal(&e) => {
                     self.site.target.stop(e);
                     return false;
@@ -135,65 +138,28 @@ impl<'a> Worker<'a> {
         true
     }
 
-    /// Leaves the plain content of a piece in the scratch, from the window or, where that does not work, on its own.
-    fn load(&mut self, piece: &Piece, window: Option<&mut (u64, Vec<u8>)>) -> Result<()> {
-        let sealed = window.and_then(|(start, bytes)| {
-            let from = usize::try_from(u64::from(piece.offset).checked_sub(*start)?).ok()?;
-            let length = usize::try_from(piece.length).ok()?;
-            bytes.get_mut(from..from.checked_add(length)?)
-        });
-        if let Some(sealed) = sealed {
-            let opened = self.site.source.open(
-                BlobKind::Data,
-                &piece.id,
-                piece.uncompressed(),
-                sealed,
-                &mut self.scratch,
-            );
-            if opened.is_ok() {
-                return Ok(());
+    /// Opens a piece, from the window or, where that does not work, on its own.
+    fn load(&mut self, piece: &Piece, window: Option<&mut Window>) -> Result<Plain> {
+        let source = self.site.source;
+        if let Some((bytes, range)) = window.and_then(|window| window.sealed(piece)) {
+            let opened =
+                source.open(BlobKind::Data, &piece.id, piece.uncompressed(), bytes, &mut self.scratch);
+            match opened {
+                Ok(Opened::InPlace) => return Ok(Plain::InWindow(range)),
+                Ok(Opened::InScratch) => return Ok(Plain::InScratch),
+                Err(_) => {}
             }
         }
-        self.site.source.blob(BlobKind::Data, &piece.id, &mut self.scratch)
-    }
-
-    fn small_file(&mut self, number: u32) {
-        let site = self.site;
-        let Some(file) = site.plan.file(number) else { return };
-        if !site.target.is_usable(file.folder) {
-            return;
-        }
-        let plain = &self.scratch.plain;
-        // A plan is made of what the index claims; another place of the blob may tell another length.
-        if plain.len() as u64 != file.size {
-            return site
-                .lost(file, format!("It should have {} bytes, its content has {}", file.size, plain.len()));
-        }
-        let fs = site.target.root.fs();
-        let made = self.handles.get(file.folder).and_then(|dir| {
-            let handle = fs.create_file(dir.as_fd(), &file.name)?;
-            if !plain.is_empty()
-                && let Err(e) = fs.write_at(handle.as_fd(), plain, 0)
-            {
-                remove(site, dir.as_fd(), &file.name);
-                return Err(e);
-            }
-            dir.finish_file(site.target, handle.as_fd(), file);
-            Ok(())
-        });
-        match made {
-            Ok(()) => site.done(1, file.size),
-            Err(e) => site.target.failed("write it", file.folder, &file.name, e),
-        }
+        source.blob(BlobKind::Data, &piece.id, &mut self.scratch)?;
+        Ok(Plain::InScratch)
     }
 
     fn empty(&mut self, files: &[u32]) -> Going {
-        self.scratch.plain.clear();
         for number in files {
             if !self.may_go_on() {
                 return false;
             }
-            self.small_file(*number);
+            small_file(self.site, &mut self.handles, *number, &[]);
         }
         true
     }
@@ -261,21 +227,25 @@ impl<'a> Worker<'a> {
                 let rest = run.get(n..).unwrap_or_default();
                 window = read_pieces(site, rest.iter().map(|(piece, _)| piece));
             }
-            if let Err(e) = self.load(piece, window.as_mut()) {
-                if is_fatal(&e) {
-                    site.target.stop(e);
-                } else if shared.progress.fail() {
-                    site.lost(file, e.to_string());
+            let plain = match self.load(piece, window.as_mut()) {
+                Ok(plain) => plain,
+                Err(e) => {
+                    if is_fatal(&e) {
+                        site.target.stop(e);
+                    } else if shared.progress.fail() {
+                        site.lost(file, e.to_string());
+                    }
+                    return false;
                 }
-                return false;
-            }
-            if self.scratch.plain.len() as u64 != length {
+            };
+            let plain = plain.of(&self.scratch, window.as_ref());
+            if plain.len() as u64 != length {
                 if shared.progress.fail() {
                     site.lost(file, "A piece of its content has another length than the index says");
                 }
                 return false;
             }
-            if let Err(e) = write_around(site, handle, &self.scratch.plain, &holes) {
+            if let Err(e) = write_around(site, handle, plain, &holes) {
                 if shared.progress.fail() {
                     site.target.failed("write it", file.folder, &file.name, e);
                 }
@@ -353,16 +323,41 @@ fn contiguous(pieces: &[(Piece, u64)]) -> usize {
     1 + pieces.windows(2).take_while(follows).count()
 }
 
-fn read_window(site: &Site<'_>, pieces: &[Piece]) -> Option<(u64, Vec<u8>)> {
-    read_pieces(site, pieces.iter())
+/// A part of a pack in memory.
+struct Window {
+    start: u64,
+    bytes: Vec<u8>,
 }
 
-/// The bytes of a pack from the first to the last of these pieces, and where they begin. None when they cannot be
-/// read: each piece is then tried on its own.
-fn read_pieces<'p>(
-    site: &Site<'_>,
-    pieces: impl Iterator<Item = &'p Piece> + Clone,
-) -> Option<(u64, Vec<u8>)> {
+impl Window {
+    /// A piece's sealed bytes, and where they are.
+    fn sealed(&mut self, piece: &Piece) -> Option<(&mut [u8], Range<usize>)> {
+        let from = usize::try_from(u64::from(piece.offset).checked_sub(self.start)?).ok()?;
+        let range = from..from.checked_add(usize::try_from(piece.length).ok()?)?;
+        Some((self.bytes.get_mut(range.clone())?, range))
+    }
+}
+
+/// Where the plain content of a piece is.
+enum Plain {
+    InWindow(Range<usize>),
+    InScratch,
+}
+
+impl Plain {
+    fn of<'p>(&self, scratch: &'p Scratch, window: Option<&'p Window>) -> &'p [u8] {
+        match self {
+            Plain::InScratch => &scratch.plain,
+            Plain::InWindow(range) => {
+                plain_part(window.and_then(|w| w.bytes.get(range.clone())).unwrap_or_default())
+            }
+        }
+    }
+}
+
+/// The bytes of a pack from the first to the last of these pieces. None when they cannot be read: each piece is then
+/// tried on its own.
+fn read_pieces<'p>(site: &Site<'_>, pieces: impl Iterator<Item = &'p Piece> + Clone) -> Option<Window> {
     let pack = pieces.clone().next()?.pack;
     let start = pieces.clone().map(|p| u64::from(p.offset)).min()?;
     let length = pieces.map(Piece::end).max()?.checked_sub(start)?;
@@ -370,7 +365,36 @@ fn read_pieces<'p>(
         return None;
     }
     let bytes = site.source.range(&site.pack(pack), start, usize::try_from(length).ok()?).ok()?;
-    Some((start, bytes))
+    Some(Window { start, bytes })
+}
+
+/// Makes a file that is one piece, or empty.
+fn small_file(site: &Site<'_>, handles: &mut Handles<'_>, number: u32, plain: &[u8]) {
+    let Some(file) = site.plan.file(number) else { return };
+    if !site.target.is_usable(file.folder) {
+        return;
+    }
+    // A plan is made of what the index claims; another place of the blob may tell another length.
+    if plain.len() as u64 != file.size {
+        let why = format!("It should have {} bytes, its content has {}", file.size, plain.len());
+        return site.lost(file, why);
+    }
+    let fs = site.target.root.fs();
+    let made = handles.get(file.folder).and_then(|dir| {
+        let handle = fs.create_file(dir.as_fd(), &file.name)?;
+        if !plain.is_empty()
+            && let Err(e) = fs.write_at(handle.as_fd(), plain, 0)
+        {
+            remove(site, dir.as_fd(), &file.name);
+            return Err(e);
+        }
+        dir.finish_file(site.target, handle.as_fd(), file);
+        Ok(())
+    });
+    match made {
+        Ok(()) => site.done(1, file.size),
+        Err(e) => site.target.failed("write it", file.folder, &file.name, e),
+    }
 }
 
 /// The part of a file that a piece fills, and where in it the file has data.
