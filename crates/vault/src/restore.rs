@@ -35,6 +35,7 @@ use backstay_model::{Counts, Progress};
 use backstay_tree::beneath::Root;
 use backstay_tree::fs::FileSystem;
 use backstay_tree::path::escape;
+use serde::Serialize;
 
 use self::folders::Target;
 use self::jobs::Queue;
@@ -61,7 +62,7 @@ pub struct RestoreOptions {
 }
 
 /// What a restore did.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct RestoreOutcome {
     /// Regular files restored (all their names count), bytes of content written, and how many were to be.
     pub counts: Counts,
