@@ -205,10 +205,14 @@ impl Engine {
         for folder in inside {
             let folder = folder.canonicalize().unwrap_or(folder);
             if folder != real && folder.starts_with(&real) {
-                exclusions.add_folder(&*self.fs, &folder).map_err(|e| {
-                    Error::new(Code::SourceNotFound, format!("Cannot look at {}", folder.display()))
-                        .because(e)
-                })?;
+                match exclusions.add_folder(&*self.fs, &folder) {
+                    // What cannot be looked at cannot be read either: the walk tells it.
+                    Err(e) if e.kind() != std::io::ErrorKind::PermissionDenied => {
+                        let message = format!("Cannot look at {}", folder.display());
+                        return Err(Error::new(Code::SourceNotFound, message).because(e));
+                    }
+                    _ => {}
+                }
             }
         }
         Ok(exclusions)

@@ -21,6 +21,8 @@ use crate::secrets::plain;
 const VERSION: u32 = 1;
 /// Shortest passphrase taken, in characters.
 pub const PASSPHRASE_MIN: usize = 8;
+/// Cost of trying a passphrase (2^n), as the program `age` sets it: about a second and 256 MiB.
+pub(crate) const WORK: u8 = 18;
 /// Most work a kit may ask for (2^n): some seconds and 1 GiB.
 const WORK_MAX: u8 = 20;
 /// Longest kit read, in bytes.
@@ -70,7 +72,7 @@ impl Kit {
         fs: &dyn FileSystem,
         path: &Path,
         passphrase: &Secret,
-        work: Option<u8>,
+        work: u8,
     ) -> Result<()> {
         check_passphrase(passphrase)?;
         let sealed = self.seal(passphrase, work)?;
@@ -89,16 +91,14 @@ impl Kit {
         })
     }
 
-    fn seal(&self, passphrase: &Secret, work: Option<u8>) -> Result<Vec<u8>> {
+    fn seal(&self, passphrase: &Secret, work: u8) -> Result<Vec<u8>> {
         let wrong = |e: std::io::Error| Error::new(Code::Internal, "The kit cannot be sealed").because(e);
         let json = Zeroizing::new(
             serde_json::to_vec_pretty(self)
                 .map_err(|e| Error::new(Code::Internal, "The kit cannot be written").because(e))?,
         );
         let mut recipient = age::scrypt::Recipient::new(secret(passphrase));
-        if let Some(work) = work {
-            recipient.set_work_factor(work);
-        }
+        recipient.set_work_factor(work);
         let encryptor = age::Encryptor::with_recipients(std::iter::once(&recipient as _))
             .map_err(|e| Error::new(Code::Internal, "The kit cannot be sealed").because(e))?;
         let armor = ArmoredWriter::wrap_output(Vec::new(), Format::AsciiArmor).map_err(wrong)?;
@@ -186,11 +186,11 @@ mod tests {
         let path = dir.path().join("kit.age");
         let passphrase = Secret::new("correct horse");
         assert_eq!(
-            kit().write(&Host, &path, &Secret::new("short"), Some(2)).unwrap_err().code(),
+            kit().write(&Host, &path, &Secret::new("short"), 2).unwrap_err().code(),
             Code::InvalidValue
         );
-        kit().write(&Host, &path, &passphrase, Some(2)).unwrap();
-        assert_eq!(kit().write(&Host, &path, &passphrase, Some(2)).unwrap_err().code(), Code::AlreadyExists);
+        kit().write(&Host, &path, &passphrase, 2).unwrap();
+        assert_eq!(kit().write(&Host, &path, &passphrase, 2).unwrap_err().code(), Code::AlreadyExists);
 
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.starts_with("-----BEGIN AGE ENCRYPTED FILE-----") && !text.contains("s3cret"));
@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn what_is_no_kit_is_told_whatever_it_is() {
         let passphrase = Secret::new("correct horse");
-        let good = kit().seal(&passphrase, Some(2)).unwrap();
+        let good = kit().seal(&passphrase, 2).unwrap();
         let mut files = vec![Vec::new(), b"hello".to_vec(), vec![0; 1000], good[..good.len() / 2].to_vec()];
         for at in (40..good.len()).step_by(17) {
             let mut changed = good.clone();

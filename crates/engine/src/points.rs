@@ -352,6 +352,25 @@ mod tests {
     }
 
     #[test]
+    fn of_two_snapshots_of_one_point_the_pinned_or_the_whole_one_is_shown() {
+        let id = PointId::from_bytes([9; 16]);
+        let make = |name: &[u8], extra: &[&str]| {
+            let mut it = snapshot(&[]);
+            it.tags = tags(&AppName::suggest("blog"), &id, Origin::Manual, PointStatus::Succeeded);
+            it.tags.extend(extra.iter().map(|t| (*t).to_owned()));
+            record(&Id::of(name), &it).unwrap()
+        };
+        let (plain, pinned, repaired) = (make(b"1", &[]), make(b"2", &[PINNED]), make(b"3", &[REPAIRED]));
+        for (pair, shown) in [([&plain, &pinned], &pinned), ([&plain, &repaired], &plain)] {
+            for order in [[0, 1], [1, 0]] {
+                let records = order.iter().map(|n| pair[*n].clone()).collect();
+                assert_eq!(one_each(records), [shown.clone()]);
+            }
+        }
+        assert_eq!(repaired.point.status, PointStatus::PartiallySucceeded);
+    }
+
+    #[test]
     fn what_is_not_wholly_ours_is_foreign() {
         let id = "point=09090909090909090909090909090909";
         let cases: [&[&str]; 6] = [

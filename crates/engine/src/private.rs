@@ -31,8 +31,8 @@ fn write(fs: &dyn FileSystem, folder: &Path, name: &str, bytes: &[u8], how: Rena
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
-        let renamed = fill(fs, dir, &temporary, bytes)
-            .and_then(|()| fs.rename(dir, &temporary, dir, name.as_ref(), how));
+        let renamed =
+            fill(fs, dir, &temporary, bytes).and_then(|()| give_name(fs, dir, &temporary, name, how));
         if let Err(e) = renamed {
             // Best effort: what stays is removed by the next writer.
             let _stays = fs.unlink(dir, &temporary);
@@ -47,6 +47,35 @@ fn write(fs: &dyn FileSystem, folder: &Path, name: &str, bytes: &[u8], how: Rena
         }
         _ => Error::new(Code::StateAccess, format!("Cannot write {}", path.display())).because(e),
     })
+}
+
+/// Renames without replacing also where the file system cannot do it in one call (NFS, FUSE, exFAT): by a second name,
+/// which is as safe, or where there are none by looking first, which only a race of two writers could fool.
+fn give_name(
+    fs: &dyn FileSystem,
+    dir: BorrowedFd<'_>,
+    temporary: &OsString,
+    name: &str,
+    how: Rename,
+) -> io::Result<()> {
+    let refused =
+        |e: &io::Error| matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported);
+    match fs.rename(dir, temporary, dir, name.as_ref(), how) {
+        Err(e) if how == Rename::NoReplace && refused(&e) => {}
+        other => return other,
+    }
+    match fs.link(dir, temporary, dir, name.as_ref()) {
+        Ok(()) => return fs.unlink(dir, temporary),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Err(e),
+        Err(_) => {}
+    }
+    match fs.stat(dir, name.as_ref()) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            fs.rename(dir, temporary, dir, name.as_ref(), Rename::Replace)
+        }
+        Err(e) => Err(e),
+        Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+    }
 }
 
 fn fill(fs: &dyn FileSystem, dir: BorrowedFd<'_>, name: &OsString, bytes: &[u8]) -> io::Result<()> {
@@ -91,8 +120,30 @@ fn make_all(fs: &dyn FileSystem, path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use backstay_tree::fs::Host;
+    use backstay_tree::fs::{Call, Fault, Faulty, Host};
     use std::os::unix::fs::PermissionsExt as _;
+    use std::sync::Arc;
+
+    #[test]
+    fn file_systems_without_exclusive_renames_or_links_keep_the_promise() {
+        const EINVAL: i32 = 22;
+        const EPERM: i32 = 1;
+        for links in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let write = |bytes: &[u8]| {
+                let fs = Faulty::new(Arc::new(Host));
+                fs.fail(Fault::of(Call::Rename, EINVAL).times(1));
+                if !links {
+                    fs.fail(Fault::of(Call::Link, EPERM));
+                }
+                write_new(&fs, dir.path(), "kit", bytes)
+            };
+            write(b"one").unwrap();
+            assert_eq!(write(b"two").unwrap_err().code(), Code::AlreadyExists, "links: {links}");
+            assert_eq!(read(&dir.path().join("kit")).unwrap().as_deref(), Some(&b"one"[..]));
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "links: {links}");
+        }
+    }
 
     #[test]
     fn a_new_file_is_private_and_never_takes_the_place_of_another() {

@@ -8,7 +8,7 @@ use std::path::Path;
 use backstay_model::{Code, Error, Result, Secret};
 use serde::Serialize;
 
-use crate::kit::Kit;
+use crate::kit::{Kit, WORK};
 use crate::secrets::Secrets;
 use crate::state::{Engine, OpenVault};
 use crate::{place, private};
@@ -108,8 +108,8 @@ impl Engine {
         Ok(true)
     }
 
-    /// Writes a recovery kit to a new file. `work` sets the cost of trying passphrases (2^n), none for about a second.
-    pub fn kit_export(&self, file: &Path, passphrase: &Secret, work: Option<u8>) -> Result<Exported> {
+    /// Writes a recovery kit to a new file.
+    pub fn kit_export(&self, file: &Path, passphrase: &Secret) -> Result<Exported> {
         let open = self.vault()?;
         let bytes = private::read(&self.secrets_file())?.unwrap_or_default();
         let secrets = Secrets::parse(&bytes)?;
@@ -118,7 +118,7 @@ impl Engine {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let vault = (open.address.clone(), open.id);
         let kit = Kit::new(self.clock.now(), host, vault, Secret::new(text), secrets.vault_password);
-        kit.write(&*self.fs, file, passphrase, work)?;
+        kit.write(&*self.fs, file, passphrase, WORK)?;
         let same = place::local(&open.address).is_some_and(|v| same_disk(file, &v));
         Ok(Exported { file: file.display().to_string(), vault: open.address, same_disk_as_vault: same })
     }

@@ -182,9 +182,12 @@ impl Target {
             return Ok(());
         };
         let fs = &*engine.fs;
-        let renamed = fs
-            .open_root(parent)
-            .and_then(|dir| fs.rename(dir.as_fd(), from, dir.as_fd(), to, Rename::NoReplace));
+        let rename = |dir: &std::os::fd::OwnedFd, how| fs.rename(dir.as_fd(), from, dir.as_fd(), to, how);
+        let renamed = fs.open_root(parent).and_then(|dir| match rename(&dir, Rename::NoReplace) {
+            // Not every file system can do it (NFS, FUSE). A folder replaces at most an empty folder.
+            Err(e) if e.kind() == std::io::ErrorKind::InvalidInput => rename(&dir, Rename::Replace),
+            other => other,
+        });
         renamed.map_err(|e| unusable(&self.directory, "It appeared while the point was restored", e))
     }
 

@@ -97,11 +97,11 @@ impl Secrets {
 
     /// Writes the same secrets with changed details.
     pub fn update(&self, fs: &dyn FileSystem, folder: &Path) -> Result<()> {
-        if let Some(before) = Self::load(folder)? {
-            if before.vault_password != self.vault_password || before.age_identity != self.age_identity {
-                let message = format!("{} holds other secrets", folder.join(FILE).display());
-                return Err(Error::new(Code::AlreadyExists, message));
-            }
+        let differs =
+            |b: &Self| b.vault_password != self.vault_password || b.age_identity != self.age_identity;
+        if Self::load(folder)?.is_some_and(|before| differs(&before)) {
+            let message = format!("{} holds other secrets", folder.join(FILE).display());
+            return Err(Error::new(Code::AlreadyExists, message));
         }
         private::replace(fs, folder, FILE, &self.to_json()?)
     }

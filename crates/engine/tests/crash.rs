@@ -30,7 +30,7 @@ fn completes(dir: &Path, what: &str) {
     let engine = engine_on(Arc::new(Host), Arc::new(SystemClock), dir).unwrap();
     back_up(&engine, dir).unwrap_or_else(|e| panic!("{what}: {e:?}"));
     let listing = engine.list(Some("app")).unwrap();
-    assert!((1..=2).contains(&listing.points.len()), "{what}: {} points", listing.points.len());
+    assert!((1..=3).contains(&listing.points.len()), "{what}: {} points", listing.points.len());
     assert!(listing.damaged.is_empty());
     let mut content = Vec::new();
     engine.cat("app", &Selector::Latest(0), "file", &mut content).unwrap();
@@ -88,6 +88,70 @@ fn a_first_run_that_loses_power_is_completed_by_the_next() {
         completes(dir.path(), &format!("power lost at call {number} of {calls}"));
     }
     println!("power lost at {calls} system calls of a first run, {lost} of them before its end");
+}
+
+/// Does `work` on a state with two points, stopped at every system call before and after.
+fn stopped_at_every_call(work: impl Fn(&Engine) -> Result<()>, holds: impl Fn(&Engine, &str)) -> u64 {
+    let prepared = || {
+        let dir = world();
+        let engine = engine_on(Arc::new(Host), Arc::new(SystemClock), dir.path()).unwrap();
+        back_up(&engine, dir.path()).unwrap();
+        back_up(&engine, dir.path()).unwrap();
+        dir
+    };
+    let dir = prepared();
+    let fs = Arc::new(Faulty::new(Arc::new(Host)));
+    work(&engine_on(fs.clone(), Arc::new(SystemClock), dir.path()).unwrap()).unwrap();
+    let calls = fs.points();
+    for how in [Kill::Before, Kill::After] {
+        for number in 1..=calls {
+            let dir = prepared();
+            let fs = Arc::new(Faulty::new(Arc::new(Host)));
+            fs.kill_at(number, how);
+            let what = match engine_on(fs, Arc::new(SystemClock), dir.path()).and_then(|e| work(&e)) {
+                Ok(()) => format!("call {number} of {calls} ({how:?}), which nobody noticed"),
+                Err(e) => format!("call {number} of {calls} ({how:?}): {e:?}"),
+            };
+            let engine = engine_on(Arc::new(Host), Arc::new(SystemClock), dir.path()).unwrap();
+            holds(&engine, &what);
+            assert!(engine.vault_check(true, &Silent, &Cancel::new()).unwrap().clean, "{what}");
+            completes(dir.path(), &what);
+        }
+    }
+    calls
+}
+
+#[test]
+fn a_pin_stopped_at_any_system_call_leaves_one_point_pinned_or_not() {
+    let newest = Selector::Latest(0);
+    let calls = stopped_at_every_call(
+        |engine| engine.pin("app", &newest, true, &Cancel::new()).map(|_point| ()),
+        |engine, what| {
+            assert_eq!(engine.list(Some("app")).unwrap().points.len(), 2, "{what}");
+            engine.pin("app", &newest, false, &Cancel::new()).unwrap();
+            engine.pin("app", &newest, true, &Cancel::new()).unwrap();
+            let points = engine.list(Some("app")).unwrap().points;
+            assert_eq!((points.len(), points[0].point.pinned), (2, true), "{what}");
+            // Nothing of the interrupted change is left: deleting the point deletes all of it.
+            engine.pin("app", &newest, false, &Cancel::new()).unwrap();
+            engine.delete("app", &newest, &Cancel::new()).unwrap();
+            assert_eq!(engine.list(Some("app")).unwrap().points.len(), 1, "{what}");
+        },
+    );
+    println!("{calls} system calls of a pin, each stopped before and after");
+}
+
+#[test]
+fn a_delete_stopped_at_any_system_call_deletes_one_point_or_none() {
+    let newest = Selector::Latest(0);
+    let calls = stopped_at_every_call(
+        |engine| engine.delete("app", &newest, &Cancel::new()).map(|_point| ()),
+        |engine, what| {
+            let left = engine.list(Some("app")).unwrap().points.len();
+            assert!((1..=2).contains(&left), "{what}: {left} points");
+        },
+    );
+    println!("{calls} system calls of a delete, each stopped before and after");
 }
 
 #[test]

@@ -13,7 +13,7 @@ pub fn run(engine: &Engine, command: args::Kit, out: &mut Out) -> Result<u8> {
     match command {
         args::Kit::Export { file, passphrase_file } => {
             let passphrase = ask::new_secret("Passphrase for the kit", passphrase_file.as_deref())?;
-            let kit = engine.kit_export(&file, &passphrase, None)?;
+            let kit = engine.kit_export(&file, &passphrase)?;
             say(format!("The kit for {} is in {}.", kit.vault, kit.file));
             if kit.same_disk_as_vault {
                 say(

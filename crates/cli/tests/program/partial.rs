@@ -30,8 +30,8 @@ fn an_unreadable_file_makes_the_point_partial_everywhere() {
     let world = World::with_blog();
     world.write("blog/private/key", b"secret");
     world.write("blog/secret", b"secret");
-    std::fs::set_permissions(world.path("blog/secret"), Permissions::from_mode(0)).unwrap();
-    std::fs::set_permissions(world.path("blog/private"), Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(world.path("blog/secret"), Permissions::from_mode(0o000)).unwrap();
+    std::fs::set_permissions(world.path("blog/private"), Permissions::from_mode(0o000)).unwrap();
     let taken = as_user(&world, &["backup", "blog"]).ends(3);
     let mut told = taken.told(&world, "backup blog");
     assert!(taken.stdout.contains("Point "), "the rest is saved: {taken:?}");
