@@ -1,16 +1,18 @@
 //! Check: whether everything that snapshots need is there and is what it should be.
 //!
-//! Invariants: nothing is written and no lock is taken. Every damage that is found is an error in the report, with the
-//! points and paths it affects; what is merely left over is a note. An error that came from work that went on beside
-//! (a prune that replaced the index) is not reported: the check starts again.
+//! Invariants: nothing is written. Every damage that is found is an error in the report, with the points and paths it
+//! affects; what is merely left over is a note. An error that came from work that went on beside (a prune that replaced
+//! the index) is not reported: the check starts again, the third time under a shared lock; else it takes none.
 
 mod affected;
 pub(crate) mod pack;
 pub(crate) mod survey;
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use backstay_model::{Cancel, Error, Phase, Progress, Result};
+use backstay_tree::fs::Kind;
 use backstay_tree::path::escape;
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -18,10 +20,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::blob::BlobKind;
 use crate::id::Id;
+use crate::lock::Strength;
 use crate::node::{Node, parse_tree};
 use crate::vault::{Folder, Vault};
 use crate::walk::{Marks, Walk};
-use backstay_tree::fs::Kind;
 use survey::Survey;
 
 /// What is checked.
@@ -157,7 +159,10 @@ pub(crate) fn told(e: &Error) -> String {
 /// The blobs that no place gives.
 pub(crate) type Lost = HashSet<(BlobKind, Id)>;
 
-const ATTEMPTS: usize = 3;
+/// How often the check is made without a lock, while others change the vault, before it takes one.
+const FREE_ATTEMPTS: usize = 2;
+/// How long it then waits for a prune to finish.
+const WAIT: Duration = Duration::from_secs(60);
 
 /// Checks a vault. Damage is in the report; an error means that the check itself could not be made.
 pub fn check(
@@ -166,20 +171,24 @@ pub fn check(
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<CheckReport> {
-    let mut attempt = 1;
-    loop {
+    for _ in 0..FREE_ATTEMPTS {
         progress.phase(Phase::Checking);
         let before = vault.ids(Folder::Index)?;
         let (report, ..) = examine(vault, options, progress, cancel)?;
-        if report.is_clean() || attempt == ATTEMPTS {
+        if report.is_clean() {
             return Ok(report);
         }
         let after: HashSet<Id> = vault.ids(Folder::Index)?.into_iter().collect();
         if before.iter().all(|id| after.contains(id)) {
             return Ok(report);
         }
-        attempt += 1;
     }
+    // Prune deletes under the exclusive lock: with this one held, what is found is true.
+    let lock = vault.lock(Strength::Shared, WAIT, cancel)?;
+    progress.phase(Phase::Checking);
+    let (report, ..) = examine(vault, options, progress, cancel)?;
+    lock.release()?;
+    Ok(report)
 }
 
 /// One check, with what repair needs to know beside the report.
