@@ -24,8 +24,8 @@ pub(crate) const WINDOW: u64 = 8 << 20;
 const GAP: u64 = 64 << 10;
 
 /// Groups blobs, sorted by offset, into ranges of a pack that are read at once. Blobs that overlap (in hostile packs)
-/// have ranges of their own, because opening one alters its bytes.
-pub(crate) fn windows(blobs: &[PackedBlob]) -> Vec<(u64, u64, &[PackedBlob])> {
+/// have ranges of their own, because opening one alters its bytes. A range has at most `limit` bytes or one blob.
+pub(crate) fn windows(blobs: &[PackedBlob], limit: u64) -> Vec<(u64, u64, &[PackedBlob])> {
     let mut out = Vec::new();
     let mut rest = blobs;
     while let Some(first) = rest.first() {
@@ -34,7 +34,7 @@ pub(crate) fn windows(blobs: &[PackedBlob]) -> Vec<(u64, u64, &[PackedBlob])> {
         let mut count = 0;
         for blob in rest {
             let (from, to) = (u64::from(blob.offset), u64::from(blob.offset) + u64::from(blob.length));
-            if count > 0 && (from < end || from > end + GAP || to - start > WINDOW) {
+            if count > 0 && (from < end || from > end + GAP || to - start > limit) {
                 break;
             }
             end = to;
@@ -59,7 +59,7 @@ pub(crate) fn each_sealed(
     each: &mut EachSealed<'_>,
 ) -> Result<()> {
     let name = Folder::Data.object(pack);
-    for (start, end, group) in windows(blobs) {
+    for (start, end, group) in windows(blobs, WINDOW) {
         let length = usize::try_from(end - start).unwrap_or(usize::MAX);
         match vault.storage().get_range(&name, start, length) {
             Ok(mut window) => {

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use crate::blob::{BlobKind, Place};
 use crate::compress::{Decompressor, decompress};
 use crate::config::Config;
-use crate::crypto::{Cipher, MasterKey};
+use crate::crypto::{Cipher, MAC, MasterKey, NONCE};
 use crate::id::Id;
 use crate::index::BlobIndex;
 use crate::key::{Cost, KeyFile};
@@ -370,25 +370,45 @@ impl Vault {
         decompressor: &mut Decompressor,
         out: &mut Vec<u8>,
     ) -> Result<()> {
-        let altered = || Error::new(Code::VaultDamaged, format!("The blob {} was altered", id.short()));
-        let plain = self.0.cipher.open(sealed).ok_or_else(altered)?;
+        let stored_plain = uncompressed.is_none();
+        let plain = self.unseal(kind, id, uncompressed, sealed, decompressor, out)?;
+        if Id::of(plain) != *id {
+            return Err(altered(id));
+        }
+        if stored_plain {
+            let plain = sealed.get(NONCE..sealed.len().saturating_sub(MAC)).unwrap_or_default();
+            out.clear();
+            out.extend_from_slice(plain);
+        }
+        Ok(())
+    }
+
+    /// Opens a sealed blob in place without comparing it with its id: the caller must. The plain content lies in
+    /// `out`, or in `sealed` where it was not compressed.
+    pub(crate) fn unseal<'a>(
+        &self,
+        kind: BlobKind,
+        id: &Id,
+        uncompressed: Option<u32>,
+        sealed: &'a mut [u8],
+        decompressor: &mut Decompressor,
+        out: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8]> {
+        let plain = self.0.cipher.open(sealed).ok_or_else(|| altered(id))?;
         match uncompressed {
             Some(size) if u64::from(size) > kind.limit() => {
                 let message = format!("The blob {} claims to hold {size} bytes", id.short());
-                return Err(Error::new(Code::LimitExceeded, message));
+                Err(Error::new(Code::LimitExceeded, message))
             }
             Some(size) => {
-                let size = usize::try_from(size).map_err(|_large| altered())?;
+                let size = usize::try_from(size).map_err(|_large| altered(id))?;
                 decompressor
                     .decompress(plain, size, out)
                     .map_err(|e| e.context(format!("Blob {}", id.short())))?;
+                Ok(out)
             }
-            None => {
-                out.clear();
-                out.extend_from_slice(plain);
-            }
+            None => Ok(plain),
         }
-        if Id::of(out) == *id { Ok(()) } else { Err(altered()) }
     }
 
     // --- keys
@@ -416,6 +436,10 @@ impl Vault {
         }
         self.remove(Folder::Keys, id)
     }
+}
+
+pub(crate) fn altered(id: &Id) -> Error {
+    Error::new(Code::VaultDamaged, format!("The blob {} was altered", id.short()))
 }
 
 pub(crate) fn thread_failed() -> Error {
