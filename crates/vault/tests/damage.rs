@@ -4,6 +4,16 @@
 //! finds nothing and every point still reads exactly as before. It is *a point less* when a snapshot object is deleted:
 //! the other points read as before (the catalog tells that one is missing). Anything else fails the test.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::unreachable,
+    clippy::print_stdout,
+    reason = "a helper outside a test function that fails is a failed test"
+)]
+
 mod maintenance_support;
 
 use std::collections::{BTreeMap, BTreeSet};

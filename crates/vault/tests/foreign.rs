@@ -1,5 +1,15 @@
 //! restic as the witness: it reads what we changed, we work on what it wrote, and both at once do no harm.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::unreachable,
+    clippy::print_stdout,
+    reason = "a helper outside a test function that fails is a failed test"
+)]
+
 mod maintenance_support;
 
 use std::path::Path;
@@ -159,6 +169,21 @@ fn a_vault_of_ours_after_every_prune() {
     }
 }
 
+/// restic's prune waits for nobody, so it is tried some times. It may find a lock, and nothing else wrong.
+fn theirs_pruned(restic: &Restic) -> bool {
+    (0..40).any(|_| {
+        let words = ["forget", "--keep-last", "3", "--group-by", "host,tags", "--prune", "--max-unused", "0"];
+        let out = restic.run(words);
+        assert!(out.is_ok() || out.stderr.contains("locked"), "{}", out.stderr);
+        out.is_ok()
+    })
+}
+
+/// Now and then nobody works, so that a prune of either side finds the vault unlocked.
+fn pause(n: i64) {
+    std::thread::sleep(Duration::from_millis([20, 150, 50, 600, 100, 1000][usize::try_from(n % 6).unwrap()]));
+}
+
 /// Loops of restic and of Backstay on one vault at once: backups, forgets and prunes of both. Whoever meets the
 /// other's lock waits or comes again; nobody harms anybody.
 #[test]
@@ -169,7 +194,7 @@ fn restic_and_backstay_at_once_on_one_vault() {
     let stop = AtomicBool::new(false);
     let counts: [AtomicU64; 5] = Default::default();
     let [ours, our_prunes, deferred, theirs, their_prunes] = &counts;
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + Duration::from_secs(30);
     let running = || Instant::now() < end && !stop.load(Ordering::Relaxed);
     let trees: Vec<_> = (0..2)
         .map(|n| {
@@ -192,10 +217,14 @@ fn restic_and_backstay_at_once_on_one_vault() {
                     Err(e) => assert!(matches!(e.code(), Code::VaultLocked | Code::LeaseLost), "{e:?}"),
                 }
                 files = fixtures::change(our_tree, u64::try_from(number).unwrap(), &files);
+                pause(number);
             }
         });
         scope.spawn(|| {
-            while running() {
+            for n in 0.. {
+                if !running() {
+                    break;
+                }
                 let all = vault.snapshots().unwrap();
                 let mine: Vec<Id> =
                     all.iter().filter(|(_, s)| s.tag("number").is_some()).map(|(id, _)| *id).collect();
@@ -207,7 +236,7 @@ fn restic_and_backstay_at_once_on_one_vault() {
                     Ok(_) => _ = our_prunes.fetch_add(1, Ordering::Relaxed),
                     Err(e) => assert_eq!(e.code(), Code::VaultLocked, "{e:?}"),
                 }
-                std::thread::sleep(Duration::from_millis(50));
+                pause(n + 3);
             }
         });
         scope.spawn(|| {
@@ -225,15 +254,10 @@ fn restic_and_backstay_at_once_on_one_vault() {
                     assert!(out.stderr.contains("locked"), "{}", out.stderr);
                 }
                 files = fixtures::change(their_tree, seed, &files);
-                if seed % 3 == 0 {
-                    let words = ["forget", "--keep-last", "2", "--host", "", "--group-by", "host"];
-                    let out = restic.run(words.into_iter().chain(["--prune", "--max-unused", "0"]));
-                    if out.is_ok() {
-                        their_prunes.fetch_add(1, Ordering::Relaxed);
-                    } else {
-                        assert!(out.stderr.contains("locked"), "{}", out.stderr);
-                    }
+                if seed % 2 == 0 {
+                    theirs_pruned(&restic).then(|| their_prunes.fetch_add(1, Ordering::Relaxed));
                 }
+                pause(i64::try_from(seed).unwrap());
             }
         });
     });
@@ -242,7 +266,7 @@ fn restic_and_backstay_at_once_on_one_vault() {
         "our backups {ours}, our prunes {our_prunes} ({deferred} more deferred), \
          restic's backups {theirs}, restic's prunes {their_prunes}"
     );
-    assert!(ours > 2 && theirs > 2 && our_prunes + deferred > 2, "the loops did not meet");
+    assert!(ours > 2 && theirs > 2 && our_prunes > 0 && their_prunes > 0, "the loops did not meet");
     assert!(names(&**vault.storage()).iter().all(|n| !n.starts_with("locks/")), "locks left");
     prune(&vault, thorough()).unwrap();
     assert_eq!(clean(&vault).note_count, 0);

@@ -1,5 +1,15 @@
 //! Check, prune, repair, copy and stats on vaults that were written here.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::unreachable,
+    clippy::print_stdout,
+    reason = "a helper outside a test function that fails is a failed test"
+)]
+
 mod maintenance_support;
 
 use std::collections::BTreeSet;

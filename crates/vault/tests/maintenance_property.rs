@@ -1,5 +1,15 @@
 //! Random histories keep every snapshot readable; arbitrary bytes never make a parser panic.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::unreachable,
+    clippy::print_stdout,
+    reason = "a helper outside a test function that fails is a failed test"
+)]
+
 mod maintenance_support;
 
 use std::collections::BTreeMap;
