@@ -67,13 +67,7 @@ impl Kit {
     }
 
     /// Seals the kit and writes it to a new file.
-    pub fn write(
-        &self,
-        fs: &dyn FileSystem,
-        path: &Path,
-        passphrase: &Secret,
-        work: u8,
-    ) -> Result<()> {
+    pub fn write(&self, fs: &dyn FileSystem, path: &Path, passphrase: &Secret, work: u8) -> Result<()> {
         check_passphrase(passphrase)?;
         let sealed = self.seal(passphrase, work)?;
         let folder = match path.parent() {

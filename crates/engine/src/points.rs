@@ -364,7 +364,7 @@ mod tests {
         for (pair, shown) in [([&plain, &pinned], &pinned), ([&plain, &repaired], &plain)] {
             for order in [[0, 1], [1, 0]] {
                 let records = order.iter().map(|n| pair[*n].clone()).collect();
-                assert_eq!(one_each(records), [shown.clone()]);
+                assert_eq!(one_each(records).as_slice(), std::slice::from_ref(shown));
             }
         }
         assert_eq!(repaired.point.status, PointStatus::PartiallySucceeded);

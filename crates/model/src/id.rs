@@ -189,9 +189,13 @@ mod tests {
 
     #[test]
     fn names_are_suggested_from_anything() {
-        for (from, to) in
-            [("My Blog", "my-blog"), ("...", "app"), ("wwwroot", "wwwroot"), ("ünïcode", "n-code"), ("-a-", "a")]
-        {
+        for (from, to) in [
+            ("My Blog", "my-blog"),
+            ("...", "app"),
+            ("wwwroot", "wwwroot"),
+            ("ünïcode", "n-code"),
+            ("-a-", "a"),
+        ] {
             assert_eq!(AppName::suggest(from).as_str(), to);
             assert!(AppName::suggest(from).as_str().parse::<AppName>().is_ok());
         }
