@@ -212,6 +212,9 @@ impl Vault {
                 Ok(lock) => lock,
                 // Released between listing and reading.
                 Err(e) if e.code() == Code::ObjectNotFound => continue,
+                Err(e) if crate::load::is_of_the_object(&e) => {
+                    return Err(e.advise("Nobody can rely on this lock. `backstay vault unlock` removes it."));
+                }
                 Err(e) => return Err(e),
             };
             if lock.process.is_gone() {

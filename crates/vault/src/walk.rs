@@ -131,6 +131,25 @@ struct Queue {
     missing: HashSet<Id>,
 }
 
+/// Wakes the others when a worker ends, however it ends: a thread that waits for one that failed would wait for ever.
+struct Ending<'a> {
+    queue: &'a Mutex<Queue>,
+    changed: &'a Condvar,
+    failed: &'a AtomicBool,
+    well: bool,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        if !self.well {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        // Whoever is about to wait holds the lock until it does: after this it has seen the failure or is woken.
+        drop(self.queue.lock());
+        self.changed.notify_all();
+    }
+}
+
 impl Walk<'_> {
     /// Visits every tree that can be reached from `roots` and is not marked yet. Ends at the first error that
     /// `visit` gives back.
@@ -139,13 +158,9 @@ impl Walk<'_> {
         let changed = Condvar::new();
         let failed = AtomicBool::new(false);
         let work = || {
+            let mut ending = Ending { queue: &queue, changed: &changed, failed: &failed, well: false };
             let result = self.work(&queue, &changed, &failed, visit);
-            if result.is_err() {
-                failed.store(true, Ordering::Relaxed);
-            }
-            // A waiting thread that missed the last change would wait for ever: it looks again under the lock.
-            drop(queue.lock());
-            changed.notify_all();
+            ending.well = result.is_ok();
             result
         };
         std::thread::scope(|scope| {
