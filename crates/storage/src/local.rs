@@ -333,7 +333,11 @@ impl Local {
         };
         let dir = dir.as_fd();
         let entries = self.entries(dir, folder).map_err(|e| self.error(e, "list", folder))?;
-        sync_folder(&*self.fs, dir).map_err(|e| self.error(e, "sync", folder))?;
+        if !entries.is_empty() {
+            // Where nothing is shown there is nothing to make durable: a vault has many empty folders, and a disk takes
+            // about a millisecond for each sync.
+            sync_folder(&*self.fs, dir).map_err(|e| self.error(e, "sync", folder))?;
+        }
         for (name, kind) in entries {
             let Some(text) = name.to_str() else { continue };
             let path = join(folder, text);
