@@ -17,6 +17,8 @@ pub struct Hooked {
     inner: Arc<dyn FileSystem>,
     before: Box<Before>,
     see: Box<See>,
+    /// Whether hooks want the names of open files: in very deep trees the kernel is slow to tell.
+    names: bool,
 }
 
 impl fmt::Debug for Hooked {
@@ -26,20 +28,30 @@ impl fmt::Debug for Hooked {
 }
 
 /// The name an open file or folder has now.
-fn name_of(handle: BorrowedFd<'_>) -> OsString {
+fn kernel_name(handle: BorrowedFd<'_>) -> OsString {
     let path = std::fs::read_link(format!("/proc/self/fd/{}", handle.as_raw_fd())).unwrap_or_default();
     path.file_name().unwrap_or_default().to_owned()
 }
 
 impl Hooked {
     pub fn new(inner: Arc<dyn FileSystem>) -> Self {
-        Hooked { inner, before: Box::new(|_, _, _| ()), see: Box::new(|_, stat| stat) }
+        Hooked { inner, before: Box::new(|_, _, _| ()), see: Box::new(|_, stat| stat), names: true }
     }
 
     /// Calls `hook` before each reading call with the name and, for reads, the offset.
     pub fn before(mut self, hook: impl Fn(Call, &OsStr, u64) + Send + Sync + 'static) -> Self {
         self.before = Box::new(hook);
         self
+    }
+
+    /// Hooks get no names of open files and folders.
+    pub fn without_names(mut self) -> Self {
+        self.names = false;
+        self
+    }
+
+    fn name_of(&self, handle: BorrowedFd<'_>) -> OsString {
+        if self.names { kernel_name(handle) } else { OsString::new() }
     }
 
     /// Lets `see` change what `stat` tells of a name.
@@ -84,7 +96,7 @@ impl FileSystem for Hooked {
     }
 
     fn entries(&self, dir: BorrowedFd<'_>) -> io::Result<Vec<(OsString, Option<Kind>)>> {
-        (self.before)(Call::Entries, &name_of(dir), 0);
+        (self.before)(Call::Entries, &self.name_of(dir), 0);
         self.inner.entries(dir)
     }
 
@@ -94,18 +106,18 @@ impl FileSystem for Hooked {
     }
 
     fn stat_handle(&self, handle: BorrowedFd<'_>) -> io::Result<Stat> {
-        let name = name_of(handle);
+        let name = self.name_of(handle);
         (self.before)(Call::StatHandle, &name, 0);
         Ok((self.see)(&name, self.inner.stat_handle(handle)?))
     }
 
     fn read_at(&self, file: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        (self.before)(Call::ReadAt, &name_of(file), offset);
+        (self.before)(Call::ReadAt, &self.name_of(file), offset);
         self.inner.read_at(file, buf, offset)
     }
 
     fn next_data(&self, file: BorrowedFd<'_>, offset: u64) -> io::Result<Option<(u64, u64)>> {
-        (self.before)(Call::NextData, &name_of(file), offset);
+        (self.before)(Call::NextData, &self.name_of(file), offset);
         self.inner.next_data(file, offset)
     }
 
@@ -115,7 +127,7 @@ impl FileSystem for Hooked {
     }
 
     fn xattrs(&self, handle: BorrowedFd<'_>) -> io::Result<Vec<(OsString, Vec<u8>)>> {
-        (self.before)(Call::Xattrs, &name_of(handle), 0);
+        (self.before)(Call::Xattrs, &self.name_of(handle), 0);
         self.inner.xattrs(handle)
     }
 
