@@ -1,10 +1,13 @@
-//! Stopping on request: SIGINT, SIGTERM, SIGHUP.
+//! Stopping on request: SIGINT, SIGTERM.
+//!
+//! Not SIGHUP: restic sends it to the holder of a lock to see whether it lives, and means no harm. So a command
+//! also goes on to its end when its terminal is closed.
 //!
 //! Invariants: the first signal asks the work to stop, which ends it with nothing half done; a second one ends the
 //! process at once, which is safe too (as safe as a kill), only the job's record is completed later.
 
 use backstay_model::{Cancel, Code, Error, Result};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::failure::say;
@@ -13,7 +16,7 @@ use crate::failure::say;
 pub fn watch() -> Result<Cancel> {
     let cancel = Cancel::new();
     let failed = |e: std::io::Error| Error::new(Code::System, "Cannot watch for signals").because(e);
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
+    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
     let theirs = cancel.clone();
     let listen = move || {
         for _ in signals.forever() {

@@ -243,6 +243,13 @@ impl Vault {
 
     /// Stores an index, snapshot or lock object; gives its id.
     pub(crate) fn put_object(&self, folder: Folder, plain: &[u8]) -> Result<Id> {
+        let (id, sealed) = self.seal_object(plain)?;
+        self.0.storage.put(&folder.object(&id), &sealed, Put::IfAbsent)?;
+        Ok(id)
+    }
+
+    /// An object as it is stored, and the id it will have.
+    pub(crate) fn seal_object(&self, plain: &[u8]) -> Result<(Id, Vec<u8>)> {
         let sealed = if self.compresses() {
             let mut framed = vec![2u8];
             let packed = zstd::bulk::compress(plain, 3)
@@ -252,9 +259,7 @@ impl Vault {
         } else {
             self.0.cipher.sealed(plain)?
         };
-        let id = Id::of(&sealed);
-        self.0.storage.put(&folder.object(&id), &sealed, Put::IfAbsent)?;
-        Ok(id)
+        Ok((Id::of(&sealed), sealed))
     }
 
     pub(crate) fn get_json<T: DeserializeOwned>(&self, folder: Folder, id: &Id) -> Result<T> {

@@ -1,6 +1,16 @@
 //! Second backups: what is as it was is not read, what is not is noticed, and the result is always that of a
 //! backup that reads everything.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::print_stdout,
+    reason = "test helpers"
+)]
+
 mod support;
 
 use std::collections::BTreeSet;

@@ -2,6 +2,16 @@
 //! not synced, and by real kills. Afterwards the vault is sound, earlier points are whole, and the next backup works
 //! without anybody doing anything.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::print_stdout,
+    reason = "test helpers"
+)]
+
 mod support;
 
 use std::collections::BTreeMap;
@@ -44,7 +54,13 @@ fn backup(storage: Arc<dyn Storage>, home: &Path, index: &Path, phase: &dyn Fn(&
 
 /// What must hold after a backup was stopped. `before`: the points there were.
 #[track_caller]
-fn recovers(storage: &Arc<dyn Storage>, home: &Path, index: &Path, before: &BTreeMap<Id, Id>, what: &str) -> bool {
+fn recovers(
+    storage: &Arc<dyn Storage>,
+    home: &Path,
+    index: &Path,
+    before: &BTreeMap<Id, Id>,
+    what: &str,
+) -> bool {
     bury_locks(storage);
     let vault = open(storage.clone());
     is_clean(&vault, true, what);
@@ -372,7 +388,10 @@ fn a_hundred_real_kills() {
     let until = Instant::now() + Duration::from_secs(75);
     let totals = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..2).map(|t| scope.spawn(move || kills(60 + t, 50, until))).collect();
-        threads.into_iter().map(|t| t.join().unwrap()).fold((0, 0, 0), |a, b| (a.0 + b.0, a.1 + b.1, a.2 + b.2))
+        threads
+            .into_iter()
+            .map(|t| t.join().unwrap())
+            .fold((0, 0, 0), |a, b| (a.0 + b.0, a.1 + b.1, a.2 + b.2))
     });
     let (done, struck, left) = totals;
     println!("{done} kills, {struck} struck a running backup, {left} left a new point");

@@ -1,5 +1,15 @@
 //! Trees that do not hold still, cannot be read, or try to lead elsewhere; storages that fail; requests to stop.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::print_stdout,
+    reason = "test helpers"
+)]
+
 mod support;
 
 use std::fs::{self, File};

@@ -1,5 +1,15 @@
 //! The file index is a cache: whatever happens to it, or to the vault behind it, the result is that of a full read.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::print_stdout,
+    reason = "test helpers"
+)]
+
 mod support;
 
 use std::fs;

@@ -1,5 +1,15 @@
 //! What is backed up comes back: by our restore and by restic's.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::print_stdout,
+    reason = "test helpers"
+)]
+
 mod support;
 
 use std::fs;

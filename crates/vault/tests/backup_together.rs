@@ -1,5 +1,15 @@
 //! Several writers on one vault, of Backstay and of restic, at once; and writers whose lock was taken away.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::print_stdout,
+    reason = "test helpers"
+)]
+
 mod support;
 
 use std::fs;
