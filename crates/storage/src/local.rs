@@ -6,8 +6,11 @@
 //!
 //! * Every system call goes through [`FileSystem`], so tests can stop the world at each.
 //! * The root is held open: a root that is deleted, moved or unmounted is not made again behind its back.
-//! * What [`Storage::list`] shows and what `ObjectExists` speaks of survives a power loss: the folder is synced
-//!   first, because a process that was killed between its rename and its fsync may have left the entry.
+//! * What lies directly in the folder that [`Storage::list`] is asked for, and what `ObjectExists` speaks of, survives
+//!   a power loss: the folder is synced first, because a process that was killed between its rename and its fsync may
+//!   have left the entry. Folders below are not synced: the only objects there are packs, and nobody relies on a pack
+//!   before an object in `index` names it, which is written after the pack's own put has returned. A vault has 256 such
+//!   folders, and a disk may take a millisecond for each sync.
 //! * Files in the making of dead processes are removed on open (`temporary` says whose).
 //! * Locks: two small mutexes (folders known to be durable, open handles), held without any system call, and one
 //!   for reading the entries of the root, whose handle all threads share. None is taken while another is held.
@@ -320,6 +323,7 @@ impl Local {
     fn list_folder(
         &self,
         folder: &str,
+        durable: bool,
         pending: &mut Vec<String>,
         each: &mut dyn FnMut(Object) -> Result<()>,
     ) -> Result<()> {
@@ -333,9 +337,7 @@ impl Local {
         };
         let dir = dir.as_fd();
         let entries = self.entries(dir, folder).map_err(|e| self.error(e, "list", folder))?;
-        if !entries.is_empty() {
-            // Where nothing is shown there is nothing to make durable: a vault has many empty folders, and a disk takes
-            // about a millisecond for each sync.
+        if durable && !entries.is_empty() {
             sync_folder(&*self.fs, dir).map_err(|e| self.error(e, "sync", folder))?;
         }
         for (name, kind) in entries {
@@ -408,9 +410,10 @@ impl Storage for Local {
             check_name(folder)?;
         }
         self.check_root()?;
-        let mut pending = vec![folder.to_owned()];
+        let mut pending = Vec::new();
+        self.list_folder(folder, true, &mut pending, each)?;
         while let Some(folder) = pending.pop() {
-            self.list_folder(&folder, &mut pending, each)?;
+            self.list_folder(&folder, false, &mut pending, each)?;
         }
         Ok(())
     }
