@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use backstay_model::{Cancel, Code, Silent};
 use backstay_storage::Local;
-use backstay_testing::{Restic, fixtures};
+use backstay_testing::{Restic, Rustic, fixtures};
 use backstay_tree::compare;
 use backstay_vault::repair::{Repair, RepairOptions};
 use backstay_vault::{Id, Vault};
@@ -34,12 +34,16 @@ fn as_restic_restores() -> compare::Options {
     compare::Options { root: false, holes: false, ..compare::Options::default() }
 }
 
-/// restic finds nothing in its repository, and restores the snapshot with that time as the given tree.
+/// restic and rustic (where it is installed) find nothing in the repository, and restic restores the snapshot with that time as the given tree.
 #[track_caller]
-fn witness(restic: &Restic, snapshot: &Id, sub: &str, source: &Path, step: &str) {
+fn witness((restic, place): (&Restic, &Path), snapshot: &Id, sub: &str, source: &Path, step: &str) {
     let out = restic.check_read_data();
     let said = format!("{}{}", out.stdout, out.stderr);
     assert!(out.is_ok() && said.contains("no errors were found"), "{step}: {said}");
+    if let Some(rustic) = Rustic::find(place, PASSWORD) {
+        let out = rustic.check_read_data().ok();
+        assert!(!out.stderr.contains("ERROR") && !out.stdout.contains("ERROR"), "{step}: {out:?}");
+    }
     let target = backstay_testing::temp_dir();
     restic.restore(&snapshot.to_string(), target.path()).ok();
     let differences = compare::trees(source, &target.path().join(sub), &as_restic_restores());
@@ -56,14 +60,15 @@ fn on_restics_repository(version: u32, options: &[&str]) {
     let source = dir.path().join("source");
     std::fs::create_dir(&source).unwrap();
     let mut files = fixtures::small(&source, 11, 120);
-    let restic = Restic::new(dir.path().join("repo"), PASSWORD);
+    let repo = dir.path().join("repo");
+    let restic = Restic::new(&repo, PASSWORD);
     restic.init_version(version);
     for seed in 0..5 {
         restic.backup(&source, options);
         files = fixtures::change(&source, seed, &files);
     }
     restic.backup(&source, options);
-    let vault = open(local(&dir.path().join("repo")));
+    let vault = open(local(&repo));
     let before = read_all(&vault).unwrap();
     assert_eq!(before.len(), 6);
     let report = clean(&vault);
@@ -78,14 +83,14 @@ fn on_restics_repository(version: u32, options: &[&str]) {
     assert!(plan.unused.count > 0 && outcome.deleted.count > 0, "{plan:#?}");
     assert_eq!(clean(&vault).note_count, 0);
     assert_eq!(read_all(&vault).unwrap(), expected);
-    witness(&restic, &latest(&vault), "", &source, "after prune");
+    witness((&restic, &repo), &latest(&vault), "", &source, "after prune");
 
     // Ours added to it, restic's again, then ours forgotten.
     backup(&vault, &source, 1_000_000).unwrap();
-    witness(&restic, &latest(&vault), "content", &source, "after our backup");
+    witness((&restic, &repo), &latest(&vault), "content", &source, "after our backup");
     fixtures::change(&source, 77, &files);
     let id: Id = restic_id(&vault, &restic.backup(&source, options));
-    witness(&restic, &id, "", &source, "after both");
+    witness((&restic, &repo), &id, "", &source, "after both");
     let ours: Vec<Id> = vault
         .snapshots()
         .unwrap()
@@ -95,7 +100,7 @@ fn on_restics_repository(version: u32, options: &[&str]) {
         .collect();
     vault.forget(&ours).unwrap();
     prune(&vault, thorough()).unwrap();
-    witness(&restic, &id, "", &source, "after our backup was pruned");
+    witness((&restic, &repo), &id, "", &source, "after our backup was pruned");
 
     // Copied to a vault with another key, and one of format 1 and 2 each.
     for (n, target_version) in [1, 2].into_iter().enumerate() {
@@ -110,7 +115,7 @@ fn on_restics_repository(version: u32, options: &[&str]) {
         assert_eq!((again.copied.len(), again.present.len(), again.blobs.count), (0, ids.len(), 0));
         assert_eq!(read_all(&vault).unwrap(), read_all(&target).unwrap());
         let copied = first.copied.iter().find(|(from, _)| *from == id).unwrap().1;
-        witness(&other, &copied, "", &source, "the copy");
+        witness((&other, &place), &copied, "", &source, "the copy");
         assert_eq!(clean(&target).note_count, 0);
     }
 
@@ -123,10 +128,10 @@ fn on_restics_repository(version: u32, options: &[&str]) {
     assert!(!repair.value().found_packs.is_empty() && repair.value().affected.is_empty());
     repair.apply(&Silent, &Cancel::new()).unwrap();
     clean(&vault);
-    witness(&restic, &id, "", &source, "after repair");
+    witness((&restic, &repo), &id, "", &source, "after repair");
     restic.forget_and_prune(1);
     clean(&vault);
-    witness(&restic, &latest(&vault), "", &source, "after restic's own prune");
+    witness((&restic, &repo), &latest(&vault), "", &source, "after restic's own prune");
 }
 
 fn restic_id(vault: &Vault, short: &str) -> Id {
@@ -154,8 +159,9 @@ fn a_vault_of_ours_after_every_prune() {
     let source = dir.path().join("source");
     std::fs::create_dir(&source).unwrap();
     let mut files = fixtures::small(&source, 3, 150);
-    let vault = new_vault(local(&dir.path().join("vault")));
-    let restic = Restic::new(dir.path().join("vault"), PASSWORD);
+    let place = dir.path().join("vault");
+    let vault = new_vault(local(&place));
+    let restic = Restic::new(&place, PASSWORD);
     for number in 0..6 {
         files = fixtures::change(&source, u64::try_from(number).unwrap(), &files);
         let id = backup(&vault, &source, number).unwrap();
@@ -165,7 +171,7 @@ fn a_vault_of_ours_after_every_prune() {
         }
         let options = if number % 2 == 0 { thorough() } else { Default::default() };
         assert_eq!(prune(&vault, options).unwrap().1.deferred, None);
-        witness(&restic, &id, "content", &source, &format!("backup {number}"));
+        witness((&restic, &place), &id, "content", &source, &format!("backup {number}"));
     }
 }
 
@@ -273,5 +279,5 @@ fn restic_and_backstay_at_once_on_one_vault() {
     read_all(&vault).unwrap();
     let restic = Restic::new(&place, PASSWORD);
     let id = backup(&vault, our_tree, 1_000_000).unwrap();
-    witness(&restic, &id, "content", our_tree, "at the end");
+    witness((&restic, &place), &id, "content", our_tree, "at the end");
 }

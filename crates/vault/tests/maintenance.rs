@@ -20,11 +20,12 @@ use backstay_model::{Cancel, Code, Secret, Silent};
 use backstay_storage::{Fault, Faulty, Memory, Op, Put, Rule, Storage};
 use backstay_testing::fixtures;
 use backstay_vault::check::FindingKind;
+use backstay_vault::crypto::Cipher;
 use backstay_vault::key::Cost;
 use backstay_vault::prune::{Prune, PruneOptions};
 use backstay_vault::repair::{Repair, RepairOptions};
 use backstay_vault::stats::stats;
-use backstay_vault::{Strength, Vault};
+use backstay_vault::{Id, Strength, Vault};
 use maintenance_support::*;
 
 /// A vault with backups of a tree that changes from one to the next; the last `keep` are kept.
@@ -460,4 +461,156 @@ fn stats_add_up() {
     assert_eq!((after.unused.count, after.duplicate.count, after.leftover.count), (0, 0, 0));
     assert_eq!(after.points, before.points);
     assert!(after.data.bytes + after.trees.bytes < after.packs.bytes);
+}
+
+/// A backup that is frozen, its lock removed as abandoned, its packs deleted by a prune: it wakes, and makes no point.
+#[test]
+fn a_backup_that_slept_through_a_prune_makes_no_point() {
+    let (storage, vault, dir) = vault_with_history(3, 1);
+    let before = read_all(&vault).unwrap();
+    std::fs::write(dir.path().join("late"), vec![3; 100_000]).unwrap();
+    for locked in [false, true] {
+        let cancel = Cancel::new();
+        let lock = vault.lock(Strength::Shared, Duration::ZERO, &cancel).unwrap();
+        let fs: Arc<dyn backstay_tree::fs::FileSystem> = Arc::new(backstay_tree::fs::Host);
+        let mut writer = vault.begin(&lock, 3, &cancel).unwrap();
+        writer.save_tree("content", &fs, dir.path(), Default::default(), &Silent).unwrap();
+        forget_locks(&*storage);
+        prune_now(&vault);
+        // Even if somebody gave it a lock again: the packs it relied on are looked for.
+        let fresh = locked.then(|| vault.lock(Strength::Shared, Duration::ZERO, &cancel).unwrap());
+        let details = backstay_vault::backup::SnapshotDetails {
+            time: jiff::Timestamp::UNIX_EPOCH,
+            paths: vec![],
+            tags: vec![],
+            parent: None,
+        };
+        let committed = writer.commit(fresh.as_ref().unwrap_or(&lock), details, &Silent);
+        drop((lock, fresh));
+        match committed {
+            Err(e) => assert_eq!(e.code(), Code::LeaseLost),
+            // The second time nothing it relied on was deleted.
+            Ok(_) => assert!(locked),
+        }
+        clean(&vault);
+        let after = read_all(&vault).unwrap();
+        assert!(before.iter().all(|(time, point)| after[time] == *point));
+    }
+}
+
+/// What a newer version may write is not damage: nothing is deleted or repaired, and the message says why.
+#[test]
+fn an_unknown_form_is_unsupported_and_left_alone() {
+    let (storage, vault, _dir) = vault_with_history(4, 2);
+    let (_, key, _) = vault.keys().unwrap().remove(0);
+    let cipher = Cipher::new(&key.open(&password()).unwrap().unwrap());
+    for folder in ["index", "snapshots"] {
+        let sealed = cipher.sealed(b"\x03 a form of the future").unwrap();
+        let name = format!("{folder}/{}", Id::of(&sealed));
+        storage.put(&name, &sealed, Put::IfAbsent).unwrap();
+        let before = names(&*storage);
+        let (c, silent) = (Cancel::new(), &Silent);
+        let check = backstay_vault::check::check(&vault, Default::default(), silent, &c).map(drop);
+        let prune = prune(&vault, thorough()).map(drop);
+        let repair = Repair::plan(&vault, RepairOptions::default(), silent, &c).map(drop);
+        for error in [check.unwrap_err(), prune.unwrap_err(), repair.unwrap_err()] {
+            assert_eq!(error.code(), Code::VaultUnsupported, "{error:?}");
+        }
+        assert_eq!(names(&*storage), before);
+        storage.delete(&name).unwrap();
+    }
+    clean(&vault);
+}
+
+/// Index objects that nobody should write: positions beyond packs, overlaps, absurd lengths, unknown blobs. Nothing
+/// panics, memory stays bounded, and prune deletes nothing that the points need.
+#[test]
+fn an_absurd_index_costs_no_point() {
+    let (base, vault, _dir) = vault_with_history(4, 2);
+    let points = read_all(&vault).unwrap();
+    let (_, key, _) = vault.keys().unwrap().remove(0);
+    let cipher = Cipher::new(&key.open(&password()).unwrap().unwrap());
+    let (index, _) = vault.load_index(&|_| true).unwrap();
+    let packs: Vec<Id> = index.packs().to_vec();
+    let blobs: Vec<Id> = index.blobs(backstay_vault::blob::BlobKind::Data).map(|(id, _)| id).collect();
+    let trees: Vec<Id> = index.blobs(backstay_vault::blob::BlobKind::Tree).map(|(id, _)| id).collect();
+    let entry = |id: &Id, kind: &str, offset: u32, length: u32, plain: u32| {
+        format!(
+            r#"{{"id":"{id}","type":"{kind}","offset":{offset},"length":{length},"uncompressed_length":{plain}}}"#
+        )
+    };
+    let nowhere = Id::of(b"nowhere");
+    let cases = [
+        entry(&blobs[0], "data", u32::MAX, u32::MAX, u32::MAX),
+        entry(&blobs[0], "data", 0, u32::MAX, 1),
+        entry(&trees[0], "tree", 0, 0, 0),
+        entry(&trees[0], "data", 0, 40, 5),
+        entry(&blobs[1], "tree", 1, 33, u32::MAX),
+        entry(&nowhere, "tree", 0, 100, 100),
+        (0..50).map(|n| entry(&blobs[0], "data", n, 5000, 70_000_000)).collect::<Vec<_>>().join(","),
+        blobs.iter().map(|id| entry(id, "data", 7, 64, 9)).collect::<Vec<_>>().join(","),
+    ];
+    for (n, case) in cases.iter().enumerate() {
+        for pack in [packs[n % packs.len()], nowhere] {
+            let storage = Arc::new(copy_of(&*base));
+            let vault = open(storage.clone());
+            let sealed = cipher
+                .sealed(format!(r#"{{"packs":[{{"id":"{pack}","blobs":[{case}]}}]}}"#).as_bytes())
+                .unwrap();
+            storage.put(&format!("index/{}", Id::of(&sealed)), &sealed, Put::IfAbsent).unwrap();
+            assert!(!check_all(&vault).is_clean(), "case {n}");
+            let _refused_or_done = prune(&vault, thorough());
+            let repair = Repair::plan(&vault, RepairOptions::default(), &Silent, &Cancel::new()).unwrap();
+            repair.apply(&Silent, &Cancel::new()).unwrap();
+            assert_eq!(read_all(&vault).unwrap(), points, "case {n}");
+        }
+    }
+}
+
+/// An index that says of a whole pack that it holds what another one holds: the other one is not deleted for it.
+#[test]
+fn a_pack_is_not_deleted_for_the_sake_of_a_wrong_index() {
+    let dir = backstay_testing::temp_dir();
+    let storage = Arc::new(Memory::new());
+    let vault = new_vault(storage.clone());
+    // One pack of data with waste, and one without.
+    std::fs::write(dir.path().join("kept"), vec![1; 900]).unwrap();
+    std::fs::write(dir.path().join("waste"), vec![2; 900]).unwrap();
+    backup(&vault, dir.path(), 1).unwrap();
+    std::fs::remove_file(dir.path().join("waste")).unwrap();
+    std::fs::write(dir.path().join("more"), fixtures::Random::new(1).bytes(5000)).unwrap();
+    let second = backup(&vault, dir.path(), 2).unwrap();
+    let first = vault.snapshots().unwrap().remove(0).0;
+    vault.forget(&[first]).unwrap();
+    let points = read_all(&vault).unwrap();
+    let node = vault.reader().unwrap();
+    let root = vault.snapshot(&second).unwrap().tree;
+    let content =
+        |name: &str| node.find(&root, std::path::Path::new(&format!("content/{name}"))).unwrap().content[0];
+    let (index, _) = vault.load_index(&|_| true).unwrap();
+    let data = backstay_vault::blob::BlobKind::Data;
+    let whole = index.find(data, &content("more")).unwrap();
+    let (_, key, _) = vault.keys().unwrap().remove(0);
+    let cipher = Cipher::new(&key.open(&password()).unwrap().unwrap());
+    let lie = format!(
+        r#"{{"packs":[{{"id":"{}","blobs":[{{"id":"{}","type":"data","offset":32,"length":64}}]}}]}}"#,
+        whole.pack,
+        content("kept")
+    );
+    let sealed = cipher.sealed(lie.as_bytes()).unwrap();
+    storage.put(&format!("index/{}", Id::of(&sealed)), &sealed, Put::IfAbsent).unwrap();
+    let planned = plan(&vault, thorough());
+    let doomed = index.find(data, &content("kept")).unwrap().pack;
+    assert!(planned.value().delete.iter().any(|p| p.id == doomed), "the plan believes the index");
+    let refused = planned.apply(&Silent, &Cancel::new()).unwrap_err();
+    assert_eq!(refused.code(), Code::VaultDamaged, "{refused:?}");
+    assert_eq!(read_all(&vault).unwrap(), points);
+    Repair::plan(&vault, RepairOptions::default(), &Silent, &Cancel::new())
+        .unwrap()
+        .apply(&Silent, &Cancel::new())
+        .unwrap();
+    clean(&vault);
+    prune_now(&vault);
+    assert_eq!(read_all(&vault).unwrap(), points);
+    assert_eq!(clean(&vault).note_count, 0);
 }

@@ -206,40 +206,85 @@ fn lay_out(base: &Memory, place: &std::path::Path) {
     }
 }
 
-/// Prune on a local folder, stopped at every system call that changes something, then what was not synced is lost.
-#[test]
-fn prune_and_a_power_loss_at_every_system_call() {
-    let (base, points) = base();
+/// Runs `work` on local folders laid out as `base`, stopped at every system call that changes something; then what was
+/// not synced is lost, and `verify` looks at what is left. Prints how many points were hit at which call.
+fn at_every_system_call(
+    name: &str,
+    base: &Memory,
+    kills: &[fs::Kill],
+    work: &dyn Fn(Arc<dyn Storage>) -> Result<()>,
+    verify: &dyn Fn(Arc<dyn Storage>, &str),
+) {
     let dir = backstay_testing::temp_dir();
     let mut hits: BTreeMap<String, usize> = BTreeMap::new();
-    for kill in [fs::Kill::Before, fs::Kill::After, fs::Kill::Torn] {
-        let mut nth = 0;
-        loop {
-            nth += 1;
+    for kill in kills {
+        for nth in 1.. {
             let place = dir.path().join(format!("{kill:?}-{nth}"));
-            lay_out(&base, &place);
+            lay_out(base, &place);
             let aside = backstay_testing::temp_dir();
             let faulty = Arc::new(fs::Faulty::with_power_loss(Arc::new(Host), aside.path()).unwrap());
-            let vault = open(Arc::new(Local::open_on(faulty.clone(), &place).unwrap()));
-            faulty.kill_at(faulty.points() + nth, kill);
-            let result = prune(&vault, thorough());
-            drop(vault);
+            let storage = Arc::new(Local::open_on(faulty.clone(), &place).unwrap());
+            faulty.kill_at(faulty.points() + nth, *kill);
+            let result = work(storage);
             let Some(last) = faulty.killed_at() else {
                 result.unwrap();
                 break;
             };
             faulty.power_loss().unwrap();
             *hits.entry(format!("{:?}", last.call)).or_default() += 1;
-            let story = format!("{kill:?} call {nth}: {last:?}");
             let storage = Arc::new(Local::open(&place).unwrap());
             forget_locks(&*storage);
-            let vault = open(storage);
-            whole(&vault, &points, &story);
-            assert_eq!(prune(&vault, thorough()).unwrap().1.deferred, None, "{story}");
-            whole(&vault, &points, &story);
-            assert_eq!(check_all(&vault).note_count, 0, "{story}: something is left over");
+            verify(storage, &format!("{name}, {kill:?} call {nth}: {last:?}"));
             std::fs::remove_dir_all(&place).unwrap();
         }
     }
-    println!("prune with power loss: {} points: {hits:?}", hits.values().sum::<usize>());
+    println!("{name} with power loss: {} points: {hits:?}", hits.values().sum::<usize>());
+}
+
+#[test]
+fn prune_and_a_power_loss_at_every_system_call() {
+    let (base, points) = base();
+    let work = |storage: Arc<dyn Storage>| prune(&open(storage), thorough()).map(drop);
+    let kills = [fs::Kill::Before, fs::Kill::After, fs::Kill::Torn];
+    at_every_system_call("prune", &base, &kills, &work, &|storage, story| {
+        let vault = open(storage);
+        whole(&vault, &points, story);
+        assert_eq!(prune(&vault, thorough()).unwrap().1.deferred, None, "{story}");
+        whole(&vault, &points, story);
+        assert_eq!(check_all(&vault).note_count, 0, "{story}: something is left over");
+    });
+}
+
+#[test]
+fn repair_and_a_power_loss_at_every_system_call() {
+    let (base, points) = base();
+    let index = names(&base).into_iter().find(|n| n.starts_with("index/")).unwrap();
+    base.put(&index, b"rubbish", Put::Replace).unwrap();
+    let work = |storage: Arc<dyn Storage>| repair(&open(storage), true).map(drop);
+    at_every_system_call("repair", &base, &[fs::Kill::Before, fs::Kill::After], &work, &|storage, story| {
+        let vault = open(storage);
+        repair(&vault, true).unwrap();
+        whole(&vault, &points, story);
+        prune(&vault, thorough()).unwrap();
+        whole(&vault, &points, story);
+        assert_eq!(check_all(&vault).note_count, 0, "{story}: something is left over");
+    });
+}
+
+#[test]
+fn copy_and_a_power_loss_at_every_system_call() {
+    let (from, points) = base();
+    let from = open(Arc::new(from));
+    let ids: Vec<_> = from.snapshots().unwrap().iter().map(|(id, _)| *id).collect();
+    let empty = Arc::new(Memory::new());
+    drop(new_vault(empty.clone()));
+    let copy =
+        |storage: Arc<dyn Storage>| from.copy_to(&open(storage), &ids, &Silent, &Cancel::new()).map(drop);
+    at_every_system_call("copy", &empty, &[fs::Kill::Before, fs::Kill::After], &copy, &|storage, story| {
+        forget_locks(&**from.storage());
+        let report = check_all(&open(storage.clone()));
+        assert!(report.is_clean(), "{story}: {:#?}", report.errors);
+        copy(storage.clone()).unwrap();
+        whole(&open(storage), &points, story);
+    });
 }

@@ -4,20 +4,23 @@
 //! index objects, deletion of packs; before each the lock is asked for. A crash leaves an index that names only packs
 //! that exist, and packs that no index names.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use backstay_model::{Cancel, Progress, Result};
 
 use super::plan::{damaged, roots};
-use super::{Amount, PruneOutcome, Seen, cover, refused};
+use super::{Amount, PruneOutcome, Seen, cover, exists, refused};
+use crate::blob::{BlobKind, Place};
+use crate::check::pack::read_header;
 use crate::id::Id;
-use crate::index::{BLOBS_PER_INDEX, IndexFile};
+use crate::index::{BLOBS_PER_INDEX, BlobIndex, IndexFile};
 use crate::load::{Loaded, LoadedFile};
 use crate::lock::Lock;
+use crate::pack::PackedBlob;
 use crate::transfer::write_index;
 use crate::vault::{Folder, Vault};
-use crate::walk::{Walk, parallel};
+use crate::walk::{Marks, Walk, each_blob, parallel};
 
 /// Index objects below a quarter of the usual size are merged when there are more than so many.
 const SMALL_INDEXES: usize = 32;
@@ -61,6 +64,8 @@ pub(super) fn sweep(
     going.retain(|id| packs.contains_key(id));
     outcome.rescued_packs = cover(&loaded.index, &marks, &packs, &mut going)?;
 
+    confirm(vault, &loaded.index, &marks, &packs, &going)?;
+
     lock.check()?;
     let stays = |id: &Id| packs.contains_key(id) && !going.contains(id);
     replace_index(vault, &loaded.files, &stays, lock, outcome)?;
@@ -73,6 +78,49 @@ pub(super) fn sweep(
     let removed = remove_packs(vault, &dead, lock, progress)?;
     outcome.deleted = removed;
     Ok(())
+}
+
+/// Makes sure that packs which stay hold what packs which go are deleted for: their headers must say the same as the
+/// index. So an index that is wrong (written by a program with a mistake) costs no data.
+fn confirm(
+    vault: &Vault,
+    index: &BlobIndex,
+    marks: &Marks,
+    packs: &HashMap<Id, u64>,
+    going: &HashSet<Id>,
+) -> Result<()> {
+    let mut relied: BTreeMap<Id, Vec<PackedBlob>> = BTreeMap::new();
+    for kind in [BlobKind::Data, BlobKind::Tree] {
+        each_blob(index, kind, &mut |position, id, places| {
+            if marks.has(kind, position) && places.iter().any(|p| going.contains(&p.pack)) {
+                let stays = |p: &&Place| exists(packs, p) && !going.contains(&p.pack);
+                for Place { pack, offset, length, uncompressed } in places.iter().filter(stays).copied() {
+                    relied.entry(pack).or_default().push(PackedBlob {
+                        id,
+                        kind,
+                        offset,
+                        length,
+                        uncompressed,
+                    });
+                }
+            }
+            Ok(())
+        })?;
+    }
+    let relied: Vec<_> = relied.into_iter().collect();
+    let look = |_: &mut (), (pack, blobs): &(Id, Vec<PackedBlob>)| {
+        let size = packs.get(pack).copied().unwrap_or(0);
+        let header = read_header(vault, pack, size).map_err(damaged)?;
+        if blobs.iter().all(|blob| {
+            header
+                .binary_search_by_key(&blob.offset, |b| b.offset)
+                .is_ok_and(|at| header.get(at) == Some(blob))
+        }) {
+            return Ok(());
+        }
+        Err(refused(&format!("the index says of the pack {} what its header does not", pack.short())))
+    };
+    parallel(&relied, || Ok(()), look).map(drop)
 }
 
 /// Writes index objects without the packs that do not stay, and deletes those they replace.
