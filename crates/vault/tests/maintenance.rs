@@ -30,7 +30,7 @@ use maintenance_support::*;
 
 /// A vault with backups of a tree that changes from one to the next; the last `keep` are kept.
 fn vault_with_history(backups: i64, keep: usize) -> (Arc<Memory>, backstay_vault::Vault, tempfile::TempDir) {
-    let dir = backstay_testing::temp_dir();
+    let dir = backstay_testing::quick_dir();
     let storage = Arc::new(Memory::new());
     let vault = new_vault(storage.clone());
     let mut files = fixtures::small(dir.path(), 5, 60);
@@ -110,7 +110,7 @@ fn some_waste_is_tolerated_and_without_repacking_only_dead_packs_go() {
 
 #[test]
 fn hourly_backups_of_little_data_leave_few_packs_and_index_objects() {
-    let dir = backstay_testing::temp_dir();
+    let dir = backstay_testing::quick_dir();
     let storage = Arc::new(Memory::new());
     let vault = new_vault(storage.clone());
     fixtures::small(dir.path(), 2, 30);
@@ -131,12 +131,12 @@ fn hourly_backups_of_little_data_leave_few_packs_and_index_objects() {
 
 #[test]
 fn a_backup_between_plan_and_deletion_keeps_what_it_relies_on() {
-    let dir = backstay_testing::temp_dir();
+    let dir = backstay_testing::quick_dir();
     let storage = Arc::new(Memory::new());
     let vault = new_vault(storage.clone());
     fixtures::small(dir.path(), 4, 40);
     let old = backup(&vault, dir.path(), 1).unwrap();
-    let empty = backstay_testing::temp_dir();
+    let empty = backstay_testing::quick_dir();
     backup(&vault, empty.path(), 2).unwrap();
     let before = read(&vault.reader().unwrap(), &old).unwrap();
     vault.forget(&[old]).unwrap();
@@ -302,7 +302,7 @@ fn pack_name(id: &backstay_vault::Id) -> String {
 
 #[test]
 fn what_is_lost_heals_with_the_next_backup_when_the_source_still_has_it() {
-    let dir = backstay_testing::temp_dir();
+    let dir = backstay_testing::quick_dir();
     let storage = Arc::new(Memory::new());
     let vault = new_vault(storage.clone());
     fixtures::small(dir.path(), 6, 40);
@@ -570,7 +570,7 @@ fn an_absurd_index_costs_no_point() {
 /// An index that says of a whole pack that it holds what another one holds: the other one is not deleted for it.
 #[test]
 fn a_pack_is_not_deleted_for_the_sake_of_a_wrong_index() {
-    let dir = backstay_testing::temp_dir();
+    let dir = backstay_testing::quick_dir();
     let storage = Arc::new(Memory::new());
     let vault = new_vault(storage.clone());
     // One pack of data with waste, and one without.

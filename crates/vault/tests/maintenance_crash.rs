@@ -29,7 +29,7 @@ type Points = BTreeMap<Timestamp, Everything>;
 
 /// A vault with unused, partly used and left-over packs, and what its points hold.
 fn base() -> (Memory, Points) {
-    let dir = backstay_testing::temp_dir();
+    let dir = backstay_testing::quick_dir();
     let storage = Arc::new(Memory::new());
     let vault = new_vault(storage.clone());
     let mut files = fixtures::small(dir.path(), 8, 30);
@@ -98,7 +98,7 @@ fn whole(vault: &Vault, points: &Points, story: &str) {
 #[test]
 fn prune_stopped_anywhere_harms_nothing_and_the_next_one_cleans_up() {
     let (base, points) = base();
-    let work = |storage: Arc<dyn Storage>| prune(&open(storage), thorough()).map(drop);
+    let work = |storage: Arc<dyn Storage>| prune(&Vault::open(storage, &password())?, thorough()).map(drop);
     at_every_call("prune", &base, &work, &|storage, story| {
         let vault = open(storage.clone());
         whole(&vault, &points, story);
@@ -118,8 +118,9 @@ fn copy_stopped_anywhere_goes_on_where_it_stopped() {
     let ids: Vec<_> = from.snapshots().unwrap().iter().map(|(id, _)| *id).collect();
     let empty = Arc::new(Memory::new());
     drop(new_vault(empty.clone()));
-    let work =
-        |storage: Arc<dyn Storage>| from.copy_to(&open(storage), &ids, &Silent, &Cancel::new()).map(drop);
+    let work = |storage: Arc<dyn Storage>| {
+        from.copy_to(&Vault::open(storage, &password())?, &ids, &Silent, &Cancel::new()).map(drop)
+    };
     at_every_call("copy", &empty, &work, &|storage, story| {
         forget_locks(&**from.storage());
         let vault = open(storage.clone());
@@ -180,7 +181,9 @@ fn repair_stopped_anywhere_is_done_by_the_next_one() {
 
     for remove_originals in [false, true] {
         let name = if remove_originals { "repair, originals removed" } else { "repair" };
-        let work = |storage: Arc<dyn Storage>| repair(&open(storage), remove_originals).map(drop);
+        let work = |storage: Arc<dyn Storage>| {
+            repair(&Vault::open(storage, &password())?, remove_originals).map(drop)
+        };
         at_every_call(name, &base, &work, &|storage, story| {
             let vault = open(storage.clone());
             repair(&vault, true).unwrap();
@@ -215,13 +218,13 @@ fn at_every_system_call(
     work: &dyn Fn(Arc<dyn Storage>) -> Result<()>,
     verify: &dyn Fn(Arc<dyn Storage>, &str),
 ) {
-    let dir = backstay_testing::temp_dir();
+    let dir = backstay_testing::quick_dir();
     let mut hits: BTreeMap<String, usize> = BTreeMap::new();
     for kill in kills {
         for nth in 1.. {
             let place = dir.path().join(format!("{kill:?}-{nth}"));
             lay_out(base, &place);
-            let aside = backstay_testing::temp_dir();
+            let aside = backstay_testing::quick_dir();
             let faulty = Arc::new(fs::Faulty::with_power_loss(Arc::new(Host), aside.path()).unwrap());
             let storage = Arc::new(Local::open_on(faulty.clone(), &place).unwrap());
             faulty.kill_at(faulty.points() + nth, *kill);
@@ -244,7 +247,7 @@ fn at_every_system_call(
 #[test]
 fn prune_and_a_power_loss_at_every_system_call() {
     let (base, points) = base();
-    let work = |storage: Arc<dyn Storage>| prune(&open(storage), thorough()).map(drop);
+    let work = |storage: Arc<dyn Storage>| prune(&Vault::open(storage, &password())?, thorough()).map(drop);
     let kills = [fs::Kill::Before, fs::Kill::After, fs::Kill::Torn];
     at_every_system_call("prune", &base, &kills, &work, &|storage, story| {
         let vault = open(storage);
@@ -260,7 +263,7 @@ fn repair_and_a_power_loss_at_every_system_call() {
     let (base, points) = base();
     let index = names(&base).into_iter().find(|n| n.starts_with("index/")).unwrap();
     base.put(&index, b"rubbish", Put::Replace).unwrap();
-    let work = |storage: Arc<dyn Storage>| repair(&open(storage), true).map(drop);
+    let work = |storage: Arc<dyn Storage>| repair(&Vault::open(storage, &password())?, true).map(drop);
     at_every_system_call("repair", &base, &[fs::Kill::Before, fs::Kill::After], &work, &|storage, story| {
         let vault = open(storage);
         repair(&vault, true).unwrap();
@@ -278,8 +281,9 @@ fn copy_and_a_power_loss_at_every_system_call() {
     let ids: Vec<_> = from.snapshots().unwrap().iter().map(|(id, _)| *id).collect();
     let empty = Arc::new(Memory::new());
     drop(new_vault(empty.clone()));
-    let copy =
-        |storage: Arc<dyn Storage>| from.copy_to(&open(storage), &ids, &Silent, &Cancel::new()).map(drop);
+    let copy = |storage: Arc<dyn Storage>| {
+        from.copy_to(&Vault::open(storage, &password())?, &ids, &Silent, &Cancel::new()).map(drop)
+    };
     at_every_system_call("copy", &empty, &[fs::Kill::Before, fs::Kill::After], &copy, &|storage, story| {
         forget_locks(&**from.storage());
         let report = check_all(&open(storage.clone()));

@@ -65,7 +65,7 @@ proptest! {
 
     #[test]
     fn any_history_keeps_every_snapshot_readable(steps in prop::collection::vec(step(), 1..25)) {
-        let dir = backstay_testing::temp_dir();
+        let dir = backstay_testing::quick_dir();
         let storage = Arc::new(Memory::new());
         let vault = new_vault(storage.clone());
         let mut files = fixtures::small(dir.path(), 12, 25);
