@@ -16,7 +16,7 @@
 mod rewrite;
 mod salvage;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use backstay_model::{Cancel, Phase, Progress, Result};
@@ -185,6 +185,7 @@ impl Repair {
             let old = self.vault.ids(Folder::Index)?;
             let (packs, written) = self.move_blobs(progress, cancel)?;
             outcome.written = written;
+            self.settle_found_packs()?;
             self.lock.check()?;
             let new = write_index(&self.vault, self.healthy.iter().cloned().chain(packs))?;
             outcome.index_written = count(new.len());
@@ -203,6 +204,19 @@ impl Repair {
         }
         self.lock.release()?;
         Ok(outcome)
+    }
+
+    /// Makes packs that no index named survive a power loss before one does: whoever wrote them may have been killed
+    /// before that was so. Listing the very folder does it (see `Local` in crate `storage`).
+    fn settle_found_packs(&self) -> Result<()> {
+        let name = |id: &Id| Folder::Data.object(id);
+        let folders: BTreeSet<String> = self
+            .plan
+            .found_packs
+            .iter()
+            .filter_map(|id| name(id).rsplit_once('/').map(|(folder, _)| folder.to_owned()))
+            .collect();
+        folders.iter().try_for_each(|folder| self.vault.storage().list(folder, &mut |_| Ok(())))
     }
 
     /// Moves what can be read of damaged packs into new ones.

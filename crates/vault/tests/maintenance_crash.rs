@@ -13,6 +13,7 @@
 mod maintenance_support;
 
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -291,4 +292,38 @@ fn copy_and_a_power_loss_at_every_system_call() {
         copy(storage.clone()).unwrap();
         whole(&open(storage), &points, story);
     });
+}
+
+/// A pack whose writer was killed before it was durable, named by no index: repair relies on it only once it is.
+#[test]
+fn a_pack_that_repair_found_survives_a_power_loss() {
+    let (base, points) = base();
+    let dir = backstay_testing::quick_dir();
+    let place = dir.path().join("vault");
+    lay_out(&base, &place);
+    let aside = backstay_testing::quick_dir();
+    let faulty = Arc::new(fs::Faulty::with_power_loss(Arc::new(Host), aside.path()).unwrap());
+    let storage = Arc::new(Local::open_on(faulty.clone(), &place).unwrap());
+    for name in names(&base).iter().filter(|n| n.starts_with("index/")) {
+        storage.delete(name).unwrap();
+    }
+    // As if each pack had just been renamed to its name, and its folder not synced.
+    for name in names(&base).iter().filter(|n| n.starts_with("data/")) {
+        let path = place.join(name);
+        let (folder, file) = (path.parent().unwrap(), path.file_name().unwrap());
+        let folder = fs::FileSystem::open_root(&*faulty, folder).unwrap();
+        let other = std::ffi::OsStr::new("elsewhere");
+        for (from, to) in [(file, other), (other, file)] {
+            let (here, how) = (folder.as_fd(), fs::Rename::NoReplace);
+            fs::FileSystem::rename(&*faulty, here, from, here, to, how).unwrap();
+            if to == other {
+                fs::FileSystem::sync(&*faulty, folder.as_fd()).unwrap();
+            }
+        }
+    }
+    repair(&open(storage), false).unwrap();
+    faulty.power_loss().unwrap();
+    let storage = Arc::new(Local::open(&place).unwrap());
+    forget_locks(&*storage);
+    whole(&open(storage), &points, "after repair and a power loss");
 }
