@@ -409,7 +409,7 @@ fn remove(parent: &Path, name: &str) {
 
 #[test]
 fn a_very_deep_tree_is_saved() {
-    let dir = temp_dir();
+    let dir = support::quick_dir();
     let home = dir.path().join("home");
     fs::create_dir(&home).unwrap();
     deep(&home, 3000, "zzz", true);
@@ -429,7 +429,7 @@ fn a_very_deep_tree_is_saved() {
 #[test]
 fn few_descriptors_are_enough_for_a_deep_tree() {
     // The limit is of the whole process: the backup runs in the example program.
-    let dir = temp_dir();
+    let dir = support::quick_dir();
     let home = dir.path().join("home");
     fs::create_dir(&home).unwrap();
     deep(&home, 700, "zzz", true);
@@ -449,16 +449,16 @@ fn few_descriptors_are_enough_for_a_deep_tree() {
 
 #[test]
 fn stopping_in_a_very_deep_tree_is_no_matter_of_stack() {
-    let dir = temp_dir();
+    let dir = support::quick_dir();
     let home = dir.path().join("home");
     fs::create_dir(&home).unwrap();
-    deep(&home, 12_000, "d", false);
+    deep(&home, 8_000, "d", false);
     let (memory, vault) = memory_vault();
     let job = Job::new(&vault, &home);
     let cancel = job.cancel.clone();
     let folders = AtomicU32::new(0);
     let hooked = Hooked::new(Arc::new(Host)).without_names().before(move |call, _, _| {
-        if call == Call::Entries && folders.fetch_add(1, Ordering::SeqCst) == 11_900 {
+        if call == Call::Entries && folders.fetch_add(1, Ordering::SeqCst) == 7_900 {
             cancel.cancel();
         }
     });

@@ -38,6 +38,11 @@ pub fn secret() -> Secret {
     Secret::new(PASSWORD)
 }
 
+/// A folder in memory where possible, for tests in which the disk would be most of the time.
+pub fn quick_dir() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| backstay_testing::temp_dir())
+}
+
 /// A new vault with a key that costs nothing.
 pub fn new_vault(storage: Arc<dyn Storage>) -> Vault {
     Vault::init(storage, &secret(), Cost::RANDOM).unwrap()
