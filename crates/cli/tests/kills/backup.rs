@@ -1,5 +1,7 @@
 //! Kills of backups: one after the other on one vault, with whatever the earlier ones left in it.
 
+use backstay_testing::quick_dir;
+
 use crate::calls::at_calls;
 use crate::kill::{Blow, Spread, duration};
 use crate::phase::{BACKUP, Disk, Kind, Tally, of_backup};
@@ -7,8 +9,8 @@ use crate::site::{Site, Template};
 
 const KILLS: u32 = 200;
 const AT_CALLS: usize = 60;
-/// Enough for packs to be stored while files are read.
-const MEDIA: usize = 18_000_000;
+/// Bytes of each of the large files that are new every time: enough for storing them to take time too.
+const MEDIA: usize = 9_000_000;
 
 /// What must hold after a killed backup. Gives the phase it was in.
 fn settle(site: &mut Site, before: &Disk, blow: Blow) -> &'static str {
@@ -25,12 +27,12 @@ fn settle(site: &mut Site, before: &Disk, blow: Blow) -> &'static str {
 #[test]
 fn killed_backups() {
     let mut tally = Tally::new(BACKUP);
-    let mut template = Template::new(7);
+    let mut template = Template::new(quick_dir(), 7);
     at_calls(AT_CALLS, &mut template, &["backup", "blog"], &mut tally, &mut |t, before, blow| {
         settle(&mut t.site, before, blow)
     });
     drop(template);
-    let mut site = Site::new(1, MEDIA);
+    let mut site = Site::new(quick_dir(), 1, MEDIA);
     let mut spread = Spread::new(KILLS, 2);
     while spread.goes_on() {
         for _ in 0..spread.to_measure() {

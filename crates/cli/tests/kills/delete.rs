@@ -1,4 +1,6 @@
-//! Kills of deletes.
+//! Kills of deletes: on the disk, since in memory nearly all of the time goes into starting the program.
+
+use backstay_testing::temp_dir;
 
 use crate::calls::at_calls;
 use crate::kill::{Blow, Spread, duration};
@@ -35,7 +37,7 @@ fn settle(site: &mut Site, before: &Disk, blow: Blow) -> &'static str {
 #[test]
 fn killed_deletes() {
     let mut tally = Tally::new(DELETE);
-    let mut template = Template::new(3);
+    let mut template = Template::new(temp_dir(), 3);
     let id = victim(&template.site);
     let args = ["delete", "blog", &id, "--yes"];
     let mut spread = Spread::new(KILLS, 4);

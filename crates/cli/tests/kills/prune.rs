@@ -1,5 +1,7 @@
 //! Kills of prunes.
 
+use backstay_testing::quick_dir;
+
 use crate::calls::at_calls;
 use crate::kill::{Blow, Spread, duration};
 use crate::phase::{Disk, Kind, PRUNE, Tally, of_prune};
@@ -28,7 +30,7 @@ fn settle(template: &mut Template, before: &Disk, blow: Blow) -> &'static str {
 #[test]
 fn killed_prunes() {
     let mut tally = Tally::new(PRUNE);
-    let mut template = Template::new(5);
+    let mut template = Template::new(quick_dir(), 5);
     let args = ["vault", "prune"];
     let mut spread = Spread::new(KILLS, 6);
     while spread.goes_on() {

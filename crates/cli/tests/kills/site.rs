@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 use backstay_testing::fixtures::Random;
+use tempfile::TempDir;
 
 use crate::World;
 use crate::kill::Blow;
@@ -44,8 +45,8 @@ const NEXT: &[&str] = &[
 
 impl Site {
     /// An app whose points share some data and have some of their own, in packs that are used in part.
-    pub(crate) fn new(seed: u64, media: usize) -> Self {
-        let world = World::within(backstay_testing::quick_dir());
+    pub(crate) fn new(dir: TempDir, seed: u64, media: usize) -> Self {
+        let world = World::within(dir);
         let mut site =
             Site { world, held: Vec::new(), random: Random::new(seed), rounds: 0, kills: 0, media };
         for n in 0..60 {
@@ -168,8 +169,8 @@ pub(crate) struct Template {
 
 impl Template {
     /// Eight points were taken, three are there.
-    pub(crate) fn new(seed: u64) -> Self {
-        let mut site = Site::new(seed, 500_000);
+    pub(crate) fn new(dir: TempDir, seed: u64) -> Self {
+        let mut site = Site::new(dir, seed, 500_000);
         for _ in 0..5 {
             site.change();
             site.world.run(&["backup", "blog"]).ok();
@@ -193,10 +194,11 @@ impl Template {
         Template { site, held, going }
     }
 
-    /// Puts the state back.
+    /// Puts the state back, and syncs it, so that the next command does not wait for what was copied.
     pub(crate) fn reset(&mut self) -> Disk {
         remove(&self.site.world, "home");
         copy_tree(&self.site.world, "template", "home");
+        rustix::fs::syncfs(std::fs::File::open(self.site.world.path("home")).unwrap()).unwrap();
         self.site.held.clone_from(&self.held);
         Disk::of(&self.site.world)
     }
