@@ -9,8 +9,8 @@ use crate::site::{Site, Template};
 
 const KILLS: u32 = 200;
 const AT_CALLS: usize = 60;
-/// Bytes of each of the large files that are new every time: enough for storing them to take time too.
-const MEDIA: usize = 9_000_000;
+/// Bytes of each of the large files that are new every time: enough for packs to be stored while files are read.
+const MEDIA: usize = 18_000_000;
 
 /// What must hold after a killed backup. Gives the phase it was in.
 fn settle(site: &mut Site, before: &Disk, blow: Blow) -> &'static str {

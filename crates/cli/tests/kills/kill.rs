@@ -55,14 +55,14 @@ impl Spread {
         Spread { fractions, measured: Vec::new() }
     }
 
-    /// How many undisturbed runs are to be measured before the next kill: some at first, then one for ten kills, since
-    /// other work on the machine comes and goes.
+    /// How many undisturbed runs are to be measured before the next kill: some at first, then now and then, since other
+    /// work on the machine comes and goes. Short runs suffer most from that.
     pub(crate) fn to_measure(&self) -> u32 {
-        match (self.measured.is_empty(), self.fractions.len() % 10) {
-            (true, _) => 5,
-            (false, 0) => 1,
-            (false, _) => 0,
+        if self.measured.is_empty() {
+            return 5;
         }
+        let every = if self.median() < Duration::from_millis(80) { 2 } else { 10 };
+        u32::from(self.fractions.len().is_multiple_of(every))
     }
 
     pub(crate) fn measured(&mut self, took: Duration) {

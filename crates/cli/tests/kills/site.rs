@@ -128,7 +128,7 @@ impl Site {
         };
         let sample = usize::try_from(self.random.below(self.held.len() as u64)).unwrap();
         self.world.run(&["verify", "blog", &self.held[sample].0]).ok();
-        if self.kills % 25 == 0 {
+        if self.kills.is_multiple_of(25) {
             self.restore_all();
         }
         state
