@@ -40,7 +40,7 @@ pub(crate) fn duration(world: &World, args: &[&str]) -> Duration {
 /// When to kill: fractions of the measured duration, evenly spread.
 pub(crate) struct Spread {
     fractions: Vec<f64>,
-    /// The last durations; their median is what the kills are spread over.
+    /// How long undisturbed runs took.
     measured: Vec<Duration>,
 }
 
@@ -61,7 +61,7 @@ impl Spread {
         if self.measured.is_empty() {
             return 5;
         }
-        let every = if self.median() < Duration::from_millis(80) { 2 } else { 10 };
+        let every = if self.span() < Duration::from_millis(80) { 2 } else { 10 };
         u32::from(self.fractions.len().is_multiple_of(every))
     }
 
@@ -69,10 +69,12 @@ impl Spread {
         self.measured.push(took);
     }
 
-    pub(crate) fn median(&self) -> Duration {
+    /// What the kills are spread over: the second shortest of the last five runs, since a kill that comes too late
+    /// proves nothing and the last steps are hit at their system calls.
+    pub(crate) fn span(&self) -> Duration {
         let mut last: Vec<Duration> = self.measured.iter().rev().take(5).copied().collect();
         last.sort();
-        last[last.len() / 2]
+        last[last.len().min(2) - 1]
     }
 
     /// Whether there are kills left.
@@ -82,7 +84,7 @@ impl Spread {
 
     /// Runs the program and kills it at the next fraction.
     pub(crate) fn strike(&mut self, world: &World, args: &[&str]) -> Blow {
-        let delay = self.median().mul_f64(self.fractions.pop().unwrap());
+        let delay = self.span().mul_f64(self.fractions.pop().unwrap());
         let mut child = world.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let started = Instant::now();
         while let Some(rest) = delay.checked_sub(started.elapsed()) {
