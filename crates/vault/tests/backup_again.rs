@@ -163,11 +163,25 @@ fn a_file_that_another_was_renamed_over_is_noticed() {
     });
 }
 
-/// Shows all changes at one time, and all files as one inode: only the age of the time stamp can tell.
-fn frozen(at: FileTime) -> Arc<dyn FileSystem> {
+/// Shows all changes of `file` at one time, and whatever it is as one inode.
+fn frozen(at: FileTime, inode: u64) -> Arc<dyn FileSystem> {
     Arc::new(Hooked::new(Arc::new(Host)).see(move |name, stat| {
-        if name == "file" { Stat { mtime: at, ctime: at, inode: 1, ..stat } } else { stat }
+        if name == "file" { Stat { mtime: at, ctime: at, inode, ..stat } } else { stat }
     }))
+}
+
+#[test]
+fn another_inode_with_all_the_same_times_is_noticed() {
+    let dir = temp_dir();
+    fs::write(dir.path().join("file"), b"one").unwrap();
+    let (_, vault) = memory_vault();
+    let old = FileTime { secs: 1_700_000_000, nanos: 0 };
+    Job::new(&vault, dir.path()).on(frozen(old, 1)).run().unwrap();
+    fs::write(dir.path().join("file"), b"two").unwrap();
+    for (inode, content) in [(1, b"one"), (2, b"two")] {
+        let done = Job::new(&vault, dir.path()).on(frozen(old, inode)).run().unwrap();
+        assert_eq!(saved(&vault, &done, "file"), content);
+    }
 }
 
 #[test]
@@ -180,7 +194,7 @@ fn a_change_within_the_granularity_of_time_stamps_is_read_again() {
         let index = dir.path().join("index");
         let now = jiff::Timestamp::now();
         for (age, noticed) in [(0, true), (-30, true), (10, false)] {
-            let fs = frozen(FileTime { secs: now.as_second() - age, nanos: 0 });
+            let fs = frozen(FileTime { secs: now.as_second() - age, nanos: 0 }, 1);
             let job = Job::new(&vault, &home).on(fs);
             let job = if with_index { job.index(&index) } else { job };
             fs::write(home.join("file"), b"one").unwrap();

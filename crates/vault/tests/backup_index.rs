@@ -263,6 +263,35 @@ fn what_a_lost_pack_held_is_stored_anew_while_the_source_has_it() {
 }
 
 #[test]
+fn a_lost_tree_of_an_unchanged_folder_is_stored_anew() {
+    for with_index in [true, false] {
+        let dir = temp_dir();
+        let home = dir.path().join("home");
+        for folder in ["changing", "stable/below"] {
+            fs::create_dir_all(home.join(folder)).unwrap();
+            fs::write(home.join(folder).join("file"), folder).unwrap();
+        }
+        let (memory, vault) = memory_vault();
+        let index = dir.path().join("index");
+        let job = Job::new(&vault, &home).on(aged_host());
+        let job = if with_index { job.index(&index) } else { job };
+        let first = job.run().unwrap();
+        fs::write(home.join("changing/file"), b"changed").unwrap();
+        job.run().unwrap();
+        // The trees above what changed are in a newer pack; that of the unchanged folder goes.
+        let tree = support::node_at(&vault, &first, "stable/below").unwrap().subtree.unwrap();
+        let reader = vault.reader().unwrap();
+        let place = reader.index().find(backstay_vault::blob::BlobKind::Tree, &tree).unwrap();
+        memory.delete(&Folder::Data.object(&place.pack)).unwrap();
+        let healed = job.run().unwrap();
+        let full = Job::new(&vault, &home).on(aged_host()).parent(Parent::Nothing).run().unwrap();
+        assert_eq!(healed.tree, full.tree);
+        assert_eq!(full.summary.tree_blobs, 0, "the one before had stored all that was lost");
+        assert_eq!(support::saved(&vault, &healed, "stable/below/file"), b"stable/below");
+    }
+}
+
+#[test]
 fn a_parent_that_is_gone_or_cannot_be_read_is_no_parent() {
     let case = Case::new();
     let newest = vault_newest(&case.vault);
