@@ -170,7 +170,8 @@ impl Tally {
         }
     }
 
-    /// Prints the counts. At least four of five kills must have hit a process at work. Every phase must have been hit
+    /// Prints the counts. At least four of five kills at system calls, and half of those spread over time (a delete
+    /// takes 20 ms, and a busy machine starts it late), must have hit a process at work. Every phase must have been hit
     /// but the last, in which all is done; where system calls cannot be traced, half of them: some are over within a
     /// thousandth of the time.
     pub(crate) fn tell(&self, what: &str) {
@@ -180,8 +181,12 @@ impl Tally {
             println!("  {:4} {:4}  {phase}", self.hits[0][n], self.hits[1][n]);
         }
         println!("  {:4} {:4}  came too late", spread.1, at_calls.1);
-        for (hit, late) in [spread, at_calls] {
-            assert!(hit * 5 >= (hit + late) * 4, "{what}: {late} of {} kills came too late", hit + late);
+        for ((hit, late), tenths) in [(spread, 5), (at_calls, 8)] {
+            assert!(
+                hit * 10 >= (hit + late) * tenths,
+                "{what}: {late} of {} kills came too late",
+                hit + late
+            );
         }
         let missed: Vec<_> =
             (0..self.phases.len() - 1).filter(|n| self.hits[0][*n] + self.hits[1][*n] == 0).collect();
