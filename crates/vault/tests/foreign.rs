@@ -34,7 +34,8 @@ fn as_restic_restores() -> compare::Options {
     compare::Options { root: false, holes: false, ..compare::Options::default() }
 }
 
-/// restic and rustic (where it is installed) find nothing in the repository, and restic restores the snapshot with that time as the given tree.
+/// restic and rustic (where it is installed) find nothing in the repository,
+/// and both restore the snapshot as the given tree.
 #[track_caller]
 fn witness((restic, place): (&Restic, &Path), snapshot: &Id, sub: &str, source: &Path, step: &str) {
     let out = restic.check_read_data();
@@ -45,6 +46,12 @@ fn witness((restic, place): (&Restic, &Path), snapshot: &Id, sub: &str, source: 
         assert!(!out.stderr.contains("ERROR") && !out.stdout.contains("ERROR"), "{step}: {out:?}");
     }
     let target = backstay_testing::temp_dir();
+    if let Some(rustic) = Rustic::find(place, PASSWORD) {
+        let by_rustic = backstay_testing::temp_dir();
+        rustic.restore(&snapshot.to_string(), by_rustic.path()).ok();
+        let differences = compare::trees(source, &by_rustic.path().join(sub), &as_restic_restores());
+        assert!(differences.is_empty(), "{step}, rustic: {differences:#?}");
+    }
     restic.restore(&snapshot.to_string(), target.path()).ok();
     let differences = compare::trees(source, &target.path().join(sub), &as_restic_restores());
     assert!(differences.is_empty(), "{step}: {differences:#?}");
