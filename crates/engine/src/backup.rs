@@ -65,17 +65,36 @@ impl BackupReport {
     }
 }
 
+/// What is to be backed up.
+#[derive(Clone, Copy, Debug)]
+pub struct BackupRequest<'a> {
+    /// Name of a known app, or a folder.
+    pub target: &'a Path,
+    /// Name for a folder that becomes an app; none for one after the folder.
+    pub named: Option<&'a AppName>,
+    /// Who asks for it.
+    pub origin: Origin,
+}
+
+impl<'a> BackupRequest<'a> {
+    /// What a person asks for.
+    #[must_use]
+    pub fn of(target: &'a Path) -> Self {
+        BackupRequest { target, named: None, origin: Origin::Manual }
+    }
+}
+
 impl Engine {
-    /// Takes a recovery point of the app that `target` names, or of the folder at `target`, which becomes one.
+    /// Takes a recovery point of the app that the target names, or of the folder at the target, which becomes one.
     /// On the very first run secrets and vault are made.
     pub fn backup(
         &self,
-        target: &Path,
-        named: Option<&AppName>,
+        request: &BackupRequest<'_>,
         progress: &dyn Progress,
         cancel: &Cancel,
     ) -> Result<BackupReport> {
         let started = Instant::now();
+        let BackupRequest { target, named, origin } = *request;
         self.check_target(target)?;
         let open = self.vault_or_new()?;
         let first_run = open.new.then(|| self.places(&open));
@@ -90,7 +109,7 @@ impl Engine {
         })?;
         let task = Task { kind: JobKind::Backup, app: Some(&subject.app.name), exclusive: true };
         let taken = run(self.catalog()?, &self.clock, &task, (progress, cancel), |job| {
-            let taken = self.take(job, &points, &subject, &home)?;
+            let taken = self.take(job, &points, &subject, &home, origin)?;
             let failures = taken.problems.iter().filter(|p| p.kind.is_failure()).count();
             let point = &taken.record.point;
             Ok(Done {
@@ -119,7 +138,14 @@ impl Engine {
     }
 
     /// The work of the job, from the lock to the commit.
-    fn take(&self, job: &Running<'_>, points: &Points, subject: &Subject, home: &Path) -> Result<Taken> {
+    pub(crate) fn take(
+        &self,
+        job: &Running<'_>,
+        points: &Points,
+        subject: &Subject,
+        home: &Path,
+        origin: Origin,
+    ) -> Result<Taken> {
         let app = &subject.app;
         let vault = &points.vault.vault;
         let newest = points.records.iter().find(|r| r.point.app == app.name);
@@ -157,7 +183,7 @@ impl Engine {
         let details = SnapshotDetails {
             time: started,
             paths: vec![manifest.home.clone()],
-            tags: points::tags(&app.name, &id, Origin::Manual, status),
+            tags: points::tags(&app.name, &id, origin, status),
             parent,
         };
         job.still_ours()?;
@@ -231,11 +257,13 @@ pub(crate) fn seconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1_000.0).round() / 1_000.0
 }
 
-struct Taken {
-    record: PointRecord,
-    files: [u64; 3],
-    problems: Vec<Problem>,
-    job: JobId,
+/// A point that was taken.
+pub(crate) struct Taken {
+    pub record: PointRecord,
+    /// New, changed and unchanged ones.
+    pub files: [u64; 3],
+    pub problems: Vec<Problem>,
+    pub job: JobId,
 }
 
 /// Passes progress on, and the totals of the last point when reading begins.

@@ -252,6 +252,10 @@ pub fn phase_name(phase: Phase) -> &'static str {
         Phase::Repacking => "Moving data together",
         Phase::Removing => "Removing",
         Phase::Copying => "Copying",
+        Phase::Securing => "Taking the safety point",
+        Phase::Stopping => "Stopping the app",
+        Phase::Applying => "Putting files in place",
+        Phase::Starting => "Starting the app",
         _ => "Working",
     }
 }

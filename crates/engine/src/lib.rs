@@ -30,7 +30,7 @@ pub use adopt::FOREIGN;
 pub use backstay_catalog::{App, Clock, LogLine, ManualClock, PointRecord, SystemClock};
 pub use backstay_vault::check::Finding;
 pub use backstay_vault::diff::{Change, Difference};
-pub use backup::{BackupReport, problem_name};
+pub use backup::{BackupReport, BackupRequest, problem_name};
 pub use browse::{FileEntry, ManifestView, PointDetails, VerifyReport};
 pub use job::phase_name;
 pub use keys::{KeyInfo, PASSWORD_MIN};

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backstay_engine::{Clock, Engine, ManualClock, Selector, Setup, SystemClock};
+use backstay_engine::{BackupRequest, Clock, Engine, ManualClock, Selector, Setup, SystemClock};
 use backstay_model::{Cancel, Code, Result, Silent};
 use backstay_tree::fs::{Faulty, FileSystem, Host, Kill};
 
@@ -15,7 +15,7 @@ fn engine_on(fs: Arc<dyn FileSystem>, clock: Arc<dyn Clock>, dir: &Path) -> Resu
 }
 
 fn back_up(engine: &Engine, dir: &Path) -> Result<()> {
-    engine.backup(&dir.join("app"), None, &Silent, &Cancel::new()).map(|_report| ())
+    engine.backup(&BackupRequest::of(&dir.join("app")), &Silent, &Cancel::new()).map(|_report| ())
 }
 
 fn world() -> tempfile::TempDir {
@@ -187,7 +187,7 @@ fn cancelled_before_it_begins_nothing_is_begun() {
     let engine = engine_on(Arc::new(Host), Arc::new(SystemClock), dir.path()).unwrap();
     let cancel = Cancel::new();
     cancel.cancel();
-    let error = engine.backup(&dir.path().join("app"), None, &Silent, &cancel).unwrap_err();
+    let error = engine.backup(&BackupRequest::of(&dir.path().join("app")), &Silent, &cancel).unwrap_err();
     assert_eq!(error.code(), Code::Cancelled);
     assert!(engine.jobs(10).unwrap().is_empty());
 }

@@ -17,6 +17,8 @@ pub enum JobKind {
     Backup,
     /// Brings a point out.
     Restore,
+    /// Takes a restore back.
+    Undo,
     /// Removes points.
     Delete,
     /// Frees space in a vault.

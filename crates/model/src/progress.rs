@@ -33,6 +33,14 @@ pub enum Phase {
     Removing,
     /// Copying to another vault.
     Copying,
+    /// Taking the point that keeps what a restore is about to replace.
+    Securing,
+    /// Stopping the app.
+    Stopping,
+    /// Putting restored entries in their places.
+    Applying,
+    /// Starting the app and waiting until it is well.
+    Starting,
 }
 
 /// Running totals. What is not known (yet) is zero.

@@ -1,6 +1,6 @@
 //! `backstay backup`
 
-use backstay_engine::{BackupReport, Engine, problem_name};
+use backstay_engine::{BackupReport, BackupRequest, Engine, problem_name};
 use backstay_model::{AppName, Result};
 
 use crate::args;
@@ -16,7 +16,8 @@ pub fn run(engine: &Engine, args: &args::Backup, out: &mut Out) -> Result<u8> {
     let cancel = signals::watch()?;
     let report = {
         let meter = Meter::start();
-        engine.backup(&args.target, name.as_ref(), &meter, &cancel)?
+        let request = BackupRequest { named: name.as_ref(), ..BackupRequest::of(&args.target) };
+        engine.backup(&request, &meter, &cancel)?
     };
     out.either(&report, text)?;
     // The data is on its way before anything about it is said on the other stream.
