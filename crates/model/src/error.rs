@@ -135,6 +135,10 @@ codes! {
     RestoreIncomplete, No, 3, "See the list of paths. Everything else was restored.";
     /// Writing to the target failed for lack of space.
     TargetFull, Later, 1, "Free space on the target's file system and run it again.";
+    /// Something in an app's home changed between the plan of a restore and its commit.
+    HomeChanged, Later, 1, "Nothing was changed. Run it again; stop the app first if it keeps writing.";
+    /// A restore in place was stopped after its commit and cannot be finished for now.
+    RestoreUnfinished, Later, 1, "Remove what hinders it, then run any command: the restore is finished then. Nothing was lost.";
     /// A name or link in a point would lead outside the target.
     UnsafePath, No, 1, "The entry was not restored. The point was not written by Backstay, or was tampered with.";
     /// The point or the result is only part of what was asked for.
