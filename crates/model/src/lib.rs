@@ -8,6 +8,7 @@ mod id;
 mod job;
 mod point;
 mod progress;
+pub mod retention;
 
 pub use error::{Code, Error, Result, Retry};
 pub use id::{AppName, JobId, ParseIdError, PointId, Secret};
