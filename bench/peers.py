@@ -9,20 +9,23 @@ Operations, in this order within a round:
   mutated   a third one, after an hour's changes (mutate.py)
   restore   the newest snapshot into an empty folder
   check     verify the repository, reading all data
+  inplace   20 files of the tree are damaged; the newest snapshot is restored over the tree
 
 A round takes each operation for all contenders in turn, beginning with another one each round. `sync` runs before
 each timed command, outside its time. The page cache is warm: nothing drops it. Wall time by the clock, CPU seconds
 and peak memory by GNU time. After each restore the numbers of files and bytes are compared, in the first round all
 contents and metadata too. Old trees are moved away, not deleted: deleting 50,000 files disturbs what is timed next.
 """
-import argparse, json, os, shlex, shutil, subprocess, sys, tempfile, time
+import argparse, hashlib, json, os, random, shlex, shutil, subprocess, sys, tempfile, time
 from pathlib import Path
+
+from mutate import regular_files
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 WORK = Path(os.environ.get("BENCH_WORK", "/tmp/bench"))
 PASSWORD = "benchmark-password"
-OPS = ["first", "nochange", "mutated", "restore", "check"]
+OPS = ["first", "nochange", "mutated", "restore", "check", "inplace"]
 
 
 def newest(*places):
@@ -39,12 +42,14 @@ CONTENDERS = {
         vault="{repo}/vault", init="true",
         snapshot="{bin} --home {repo} backup {src} --app bench --json --yes",
         restore="{bin} --home {repo} restore bench --directory {dst} --yes",
+        inplace="{bin} --home {repo} restore bench --yes",
         check="{bin} --home {repo} vault check --read-data", version="{bin} --version"),
     "restic": dict(
         bin=newest(TOOLS / "bin/restic", "restic"),
         env=dict(RESTIC_REPOSITORY="{repo}", RESTIC_CACHE_DIR="{cache}", RESTIC_PASSWORD=PASSWORD),
         vault="{repo}", init="{bin} init -q --repository-version 2",
         snapshot="{bin} backup -q {src}", restore="{bin} restore -q latest --target {dst}",
+        inplace="{bin} restore -q latest:{src} --target {src} --overwrite if-changed --delete",
         check="{bin} check -q --read-data", version="{bin} version"),
     "borg": dict(
         bin=newest(TOOLS / "borg/bin/borg", "borg"),
@@ -52,6 +57,7 @@ CONTENDERS = {
         vault="{repo}", init="{bin} init -e repokey",
         snapshot="{bin} create -C zstd,3 ::s{n} {src}",
         restore="cd {dst} && {bin} extract --strip-components {depth} ::s{n}",
+        inplace="cd / && {bin} extract ::s{n}",
         check="{bin} check --verify-data", version="{bin} --version"),
     "rustic": dict(
         bin=newest(TOOLS / "bin/rustic", Path.home() / ".cargo/bin/rustic", "rustic"),
@@ -59,6 +65,7 @@ CONTENDERS = {
                  RUSTIC_NO_PROGRESS="true", RUSTIC_LOG_LEVEL="warn"),
         vault="{repo}", init="{bin} init",
         snapshot="{bin} backup {src}", restore="{bin} restore latest:{src} {dst}",
+        inplace="{bin} restore --delete latest:{src} {src}",
         check="{bin} check --read-data", version="{bin} --version"),
 }
 
@@ -121,6 +128,29 @@ def differences(a, b):
     return out + "".join(f"{p}: {a.get(p)} {b.get(p)}\n" for p in sorted(a.keys() | b.keys()) if a.get(p) != b.get(p))
 
 
+def damage(root, seed):
+    """Other bytes in 20 files of the tree; what every entry was before, by path."""
+    before = {p: (os.lstat(p), hashlib.sha256(open(p, "rb").read()).digest()) for p in regular_files(root)}
+    for path in random.Random(seed).sample(sorted(before), 20):
+        with open(path, "ab") as f:
+            f.write(b"damage\n")
+    return before
+
+
+def healed(root, before):
+    """What is not as it was, as text; and how many files were touched without need (another inode, ctime or count of links)."""
+    now, wrong, touched = set(), "", 0
+    for path in regular_files(root):
+        now.add(path)
+        was, content = before.get(path, (None, None))
+        st = os.lstat(path)
+        if was is None or hashlib.sha256(open(path, "rb").read()).digest() != content or st.st_mtime_ns != was.st_mtime_ns:
+            wrong += f"{path}\n"
+        elif (st.st_ino, st.st_ctime_ns, st.st_nlink) != (was.st_ino, was.st_ctime_ns, was.st_nlink):
+            touched += 1
+    return wrong + "".join(f"{p}: gone\n" for p in before.keys() - now), touched - 20
+
+
 def machine():
     """What the figures depend on."""
     model = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), "?")
@@ -161,6 +191,10 @@ class Contender:
                 sys.exit(f"{self.name}: the restored tree has {count(got)} files and bytes, not {count(self.src)}")
             result["differs"] = differences(self.src, got)[:500] if compare else None
             trash(self.dst)
+        elif op == "inplace":
+            before = damage(self.src, self.n)
+            result = timed(self.fmt(self.spec["inplace"]), self.env())
+            result["differs"], result["touched"] = healed(self.src, before)
         else:
             result = timed(self.fmt(self.spec["check"]), self.env())
         result["size"] = size(self.fmt(self.spec["vault"]))

@@ -7,7 +7,7 @@ import json, statistics, sys
 
 # How much of the best peer's value Backstay may take.
 BARS = {"first": dict(wall=0.40, cpu=0.50, size=1.03), "nochange": dict(wall=0.25), "mutated": dict(wall=0.25),
-        "restore": dict(wall=0.70), "check": dict(wall=0.60)}
+        "restore": dict(wall=0.70), "check": dict(wall=0.60), "inplace": dict(wall=0.35)}
 # Peak memory in MB: for trees, and for a million files.
 MEMORY = {"first": 150, "nochange": 150, "mutated": 150, "restore": 150}
 MEMORY_MILLION = 400
