@@ -162,11 +162,12 @@ fn deleted_objects(storage: &dyn Storage) {
     assert_eq!(code(storage.get("d/a")), Code::ObjectNotFound);
     assert_eq!(code(storage.get_range("d/a", 0, 3)), Code::ObjectNotFound);
     assert_eq!(code(storage.delete("d/a")), Code::ObjectNotFound);
+    assert_eq!(code(storage.discard("d/a")), Code::ObjectNotFound);
     assert_eq!(list(storage, ""), [("d/b".to_owned(), 3)].into());
     storage.put("d/a", b"again", Put::IfAbsent).unwrap();
     assert_eq!(storage.get_range("d/a", 0, 5).unwrap(), b"again");
     storage.delete("d/a").unwrap();
-    storage.delete("d/b").unwrap();
+    storage.discard("d/b").unwrap();
     assert!(list(storage, "").is_empty());
 }
 

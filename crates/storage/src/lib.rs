@@ -74,6 +74,12 @@ pub trait Storage: Send + Sync + fmt::Debug {
 
     /// Removes an object and makes that durable. Absent objects are `ObjectNotFound`.
     fn delete(&self, name: &str) -> Result<()>;
+
+    /// Removes an object that nothing refers to any more. As [`Storage::delete`], but a power loss may bring it back,
+    /// so it need not wait for the disk.
+    fn discard(&self, name: &str) -> Result<()> {
+        self.delete(name)
+    }
 }
 
 /// How the names of files in the making start. No object has such a name.

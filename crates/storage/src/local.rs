@@ -362,6 +362,23 @@ impl Local {
     }
 }
 
+impl Local {
+    fn remove(&self, name: &str, durably: bool) -> Result<()> {
+        check_name(name)?;
+        let (folder, file) = split(name);
+        self.handles.forget(name);
+        self.folder(folder)
+            .and_then(|dir| {
+                self.fs.unlink(dir.as_fd(), file.as_ref())?;
+                if durably { sync_folder(&*self.fs, dir.as_fd()) } else { Ok(()) }
+            })
+            .map_err(|e| match is(&e, &[Errno::ISDIR]) {
+                true => self.error(Errno::NOENT.into(), "delete", name),
+                false => self.error(e, "delete", name),
+            })
+    }
+}
+
 impl Storage for Local {
     fn location(&self) -> String {
         self.path.display().to_string()
@@ -419,18 +436,11 @@ impl Storage for Local {
     }
 
     fn delete(&self, name: &str) -> Result<()> {
-        check_name(name)?;
-        let (folder, file) = split(name);
-        self.handles.forget(name);
-        self.folder(folder)
-            .and_then(|dir| {
-                self.fs.unlink(dir.as_fd(), file.as_ref())?;
-                sync_folder(&*self.fs, dir.as_fd())
-            })
-            .map_err(|e| match is(&e, &[Errno::ISDIR]) {
-                true => self.error(Errno::NOENT.into(), "delete", name),
-                false => self.error(e, "delete", name),
-            })
+        self.remove(name, true)
+    }
+
+    fn discard(&self, name: &str) -> Result<()> {
+        self.remove(name, false)
     }
 }
 

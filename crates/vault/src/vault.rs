@@ -219,6 +219,15 @@ impl Vault {
         }
     }
 
+    /// Deletes an object that nothing refers to any more and that may have gone meanwhile. It may come back after a
+    /// power loss.
+    pub(crate) fn discard_if_there(&self, folder: Folder, id: &Id) -> Result<()> {
+        match self.0.storage.discard(&folder.object(id)) {
+            Err(e) if e.code() == Code::ObjectNotFound => Ok(()),
+            other => other,
+        }
+    }
+
     /// The plain bytes of an index, snapshot or lock object.
     pub(crate) fn get_object(&self, folder: Folder, id: &Id) -> Result<Vec<u8>> {
         let name = folder.object(id);

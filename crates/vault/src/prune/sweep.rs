@@ -164,7 +164,8 @@ fn remove_packs(vault: &Vault, dead: &[(Id, u64)], lock: &Lock, progress: &dyn P
             if begun.fetch_add(1, Ordering::Relaxed) % DELETIONS_PER_CHECK == DELETIONS_PER_CHECK - 1 {
                 lock.check()?;
             }
-            vault.remove_if_there(Folder::Data, id)?;
+            // A power loss that brings it back leaves a pack that no index names, which the next prune deletes.
+            vault.discard_if_there(Folder::Data, id)?;
             sum.add(*size);
             progress.done(1, *size);
             Ok(())
