@@ -15,6 +15,8 @@ use crate::{App, Catalog, End, LogLine, NewJob, PointChanges, PointRecord, Work}
 /// Runs every check, each on a state of its own.
 pub fn suite<C: Catalog>(make: impl Fn() -> C) {
     apps_are_unique_by_name_and_home(&make());
+    what_is_set_about_an_app_stays_or_changes_whole(&make());
+    a_removed_app_keeps_its_name_and_comes_back(&make());
     points_are_a_view_per_vault(&make());
     one_exclusive_job_per_app(&make());
     only_the_holder_of_the_token_may_write(&make());
@@ -26,12 +28,7 @@ pub fn suite<C: Catalog>(make: impl Fn() -> C) {
 /// An app with that name and home.
 #[must_use]
 pub fn app(name: &str, home: Option<&str>) -> App {
-    App {
-        name: AppName::suggest(name),
-        home: home.map(PathBuf::from),
-        kind: "folder".to_owned(),
-        created: Timestamp::UNIX_EPOCH,
-    }
+    App::new(AppName::suggest(name), home.map(PathBuf::from), "folder", Timestamp::UNIX_EPOCH)
 }
 
 /// A point of an app, told apart by `number`.
@@ -91,6 +88,84 @@ fn apps_are_unique_by_name_and_home(c: &impl Catalog) {
     assert_eq!(code(c.move_app(&app("bare", Some("/srv/blog")))), Code::Conflict);
     assert_eq!(code(c.move_app(&app("nobody", None))), Code::AppNotFound);
     c.move_app(&app("bare", None)).unwrap();
+}
+
+fn what_is_set_about_an_app_stays_or_changes_whole(c: &impl Catalog) {
+    let mut blog = app("blog", Some("/srv/blog"));
+    blog.config.excludes = vec!["cache".to_owned()];
+    c.add_app(&blog).unwrap();
+    assert_eq!(c.app(&blog.name).unwrap(), Some(blog.clone()));
+    let changed = c
+        .change_app_config(&blog.name, &mut |config| {
+            config.automatic = false;
+            Ok(())
+        })
+        .unwrap();
+    blog.config.automatic = false;
+    assert_eq!(changed, blog);
+    let refused = c.change_app_config(&blog.name, &mut |config| {
+        config.excludes.clear();
+        Err(backstay_model::Error::new(Code::InvalidValue, "No"))
+    });
+    assert_eq!(code(refused), Code::InvalidValue);
+    assert_eq!(c.app(&blog.name).unwrap(), Some(blog.clone()));
+    assert_eq!(code(c.change_app_config(&AppName::suggest("nobody"), &mut |_| Ok(()))), Code::AppNotFound);
+    c.move_app(&app("blog", Some("/srv/moved"))).unwrap();
+    assert_eq!(c.apps().unwrap()[0].config, blog.config, "a move changes the home alone");
+    c.change_points("v1", &PointChanges::default(), &[app("blog", Some("/srv/blog"))]).unwrap();
+    assert_eq!(c.apps().unwrap()[0].config, blog.config, "the vault knows nothing better");
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            let name = &blog.name;
+            scope.spawn(move || {
+                c.change_app_config(name, &mut |config| {
+                    config.excludes.push(n.to_string());
+                    Ok(())
+                })
+                .unwrap()
+            });
+        }
+    });
+    assert_eq!(c.apps().unwrap()[0].config.excludes.len(), 9, "no change is lost");
+}
+
+fn a_removed_app_keeps_its_name_and_comes_back(c: &impl Catalog) {
+    let mut blog = app("blog", Some("/srv/blog"));
+    blog.config.plan = "large".to_owned();
+    c.add_app(&blog).unwrap();
+    c.change_points("v1", &PointChanges { add: vec![point("blog", 1)], remove: vec![] }, &[]).unwrap();
+    let removed = c.remove_app(&blog.name).unwrap();
+    assert!(removed.removed.is_some());
+    assert_eq!(code(c.remove_app(&blog.name)), Code::AppNotFound);
+    assert_eq!(c.apps().unwrap(), []);
+    assert_eq!(c.removed_apps().unwrap(), std::slice::from_ref(&removed));
+    assert_eq!(c.app(&blog.name).unwrap(), Some(removed));
+
+    // Neither the vault nor a new app takes its place.
+    let news = PointChanges { add: vec![point("blog", 2)], remove: vec![] };
+    c.change_points("v1", &news, &[app("blog", Some("/srv/blog")), app("blog", None)]).unwrap();
+    assert_eq!(c.apps().unwrap(), []);
+    assert_eq!(c.points("v1").unwrap().len(), 2, "its points stay");
+    assert_eq!(code(c.add_app(&app("blog", Some("/else")))), Code::AlreadyExists);
+
+    assert_eq!(c.revive_app(&blog.name).unwrap(), blog);
+    assert_eq!(c.apps().unwrap(), [blog.clone()]);
+    assert_eq!(code(c.revive_app(&blog.name)), Code::AppNotFound);
+
+    // Its home is free meanwhile; then it must get another one before it can come back.
+    c.remove_app(&blog.name).unwrap();
+    c.add_app(&app("other", Some("/srv/blog"))).unwrap();
+    assert_eq!(code(c.revive_app(&blog.name)), Code::Conflict);
+    c.move_app(&app("blog", Some("/srv/else"))).unwrap();
+    assert_eq!(c.revive_app(&blog.name).unwrap().home, Some(PathBuf::from("/srv/else")));
+
+    // Forgotten only when old and without points.
+    c.remove_app(&blog.name).unwrap();
+    c.remove_app(&AppName::suggest("other")).unwrap();
+    assert_eq!(c.forget_removed(Timestamp::UNIX_EPOCH).unwrap(), []);
+    assert_eq!(c.forget_removed(Timestamp::MAX).unwrap(), [AppName::suggest("other")]);
+    assert_eq!(c.removed_apps().unwrap().len(), 1);
+    c.add_app(&app("other", None)).unwrap();
 }
 
 fn points_are_a_view_per_vault(c: &impl Catalog) {

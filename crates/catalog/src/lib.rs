@@ -21,6 +21,7 @@ mod sqlite;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use backstay_model::app::AppConfig;
 use backstay_model::{AppName, Counts, Job, JobId, JobKind, JobState, Point, Result, Step};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,18 @@ pub struct App {
     pub kind: String,
     /// When it became known.
     pub created: Timestamp,
+    /// What is set about it.
+    pub config: AppConfig,
+    /// When it was removed; none while it is protected. A removed app keeps its points, its configuration and its name.
+    pub removed: Option<Timestamp>,
+}
+
+impl App {
+    /// An app with nothing set.
+    #[must_use]
+    pub fn new(name: AppName, home: Option<PathBuf>, kind: &str, created: Timestamp) -> Self {
+        App { name, home, kind: kind.to_owned(), created, config: AppConfig::default(), removed: None }
+    }
 }
 
 /// A point with what the vault's snapshot says about its origin.
@@ -125,11 +138,37 @@ pub trait Catalog: Send + Sync {
     /// The place in words, for messages.
     fn location(&self) -> String;
 
-    /// All apps by name.
+    /// All apps by name, without those that were removed.
     fn apps(&self) -> Result<Vec<App>>;
 
-    /// Adds an app. `AlreadyExists` when the name, or `Conflict` when the home, belongs to another.
+    /// The removed apps by name.
+    fn removed_apps(&self) -> Result<Vec<App>>;
+
+    /// One app, also a removed one; none when the name is free.
+    fn app(&self, name: &AppName) -> Result<Option<App>>;
+
+    /// Adds an app. `AlreadyExists` when the name, or `Conflict` when the home, belongs to another. The name of a removed
+    /// app is not free, its home is.
     fn add_app(&self, app: &App) -> Result<()>;
+
+    /// Changes the configuration of an app, removed or not, in one transaction, and gives the app as it is then. When
+    /// `change` fails, nothing is changed. `AppNotFound` when there is none.
+    fn change_app_config(
+        &self,
+        name: &AppName,
+        change: &mut dyn FnMut(&mut AppConfig) -> Result<()>,
+    ) -> Result<App>;
+
+    /// Notes that an app is no longer protected. Everything about it stays. `AppNotFound` when there is none or it was
+    /// removed already.
+    fn remove_app(&self, name: &AppName) -> Result<App>;
+
+    /// Takes a removal back. `Conflict` when its home belongs to another app by now; `AppNotFound` when no app of that
+    /// name was removed.
+    fn revive_app(&self, name: &AppName) -> Result<App>;
+
+    /// Forgets apps that were removed before `limit` and have no point left in any vault; gives their names.
+    fn forget_removed(&self, limit: Timestamp) -> Result<Vec<AppName>>;
 
     /// Gives a known app another home, none for "not on this machine". `Conflict` when that belongs to another app.
     fn move_app(&self, app: &App) -> Result<()>;
@@ -138,7 +177,7 @@ pub trait Catalog: Send + Sync {
     fn points(&self, vault: &str) -> Result<Vec<PointRecord>>;
 
     /// Changes what is known of one vault's points, and adds `apps` whose names are free (without their
-    /// home where that belongs to another app).
+    /// home where that belongs to another app). A removed app stays removed.
     fn change_points(&self, vault: &str, changes: &PointChanges, apps: &[App]) -> Result<()>;
 
     /// Begins a job in this process with a lease of [`LEASE`]. `AppBusy` when an exclusive job of the app runs.

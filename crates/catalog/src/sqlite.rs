@@ -5,6 +5,7 @@
 //! the last records, never the consistency (the vault holds what matters). One connection per process behind a
 //! mutex that is held for one transaction only.
 
+mod apps;
 mod open;
 mod rows;
 #[cfg(test)]
@@ -14,12 +15,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use backstay_model::{Code, Error, Job, JobId, JobState, Result};
+use backstay_model::app::AppConfig;
+use backstay_model::{AppName, Code, Error, Job, JobId, JobState, Result};
+use jiff::Timestamp;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{Connection as _, Row as _};
 use tokio::runtime::Runtime;
 
-use self::rows::{JobRow, path_bytes, read_app, read_job, text};
+use self::rows::{JobRow, read_job, text};
 use crate::lease::{Present, over};
 use crate::{App, Catalog, Clock, End, LEASE, LogLine, NewJob, Owner, PointChanges, PointRecord, Work};
 
@@ -236,54 +239,43 @@ impl Catalog for Sqlite {
     }
 
     fn apps(&self) -> Result<Vec<App>> {
-        self.read(async |db| {
-            let rows = sqlx::query("SELECT * FROM apps ORDER BY name").fetch_all(db).await?;
-            rows.iter().map(read_app).collect()
-        })
+        self.read(async |db| apps::list(db, "removed IS NULL").await)
+    }
+
+    fn removed_apps(&self) -> Result<Vec<App>> {
+        self.read(async |db| apps::list(db, "removed IS NOT NULL").await)
+    }
+
+    fn app(&self, name: &AppName) -> Result<Option<App>> {
+        self.read(async |db| apps::get(db, name).await)
     }
 
     fn add_app(&self, app: &App) -> Result<()> {
-        self.write(async |db| {
-            let home = app.home.as_deref().map(path_bytes);
-            let same = sqlx::query("SELECT * FROM apps WHERE name = ? OR home = ?")
-                .bind(app.name.as_str())
-                .bind(home)
-                .fetch_optional(&mut *db)
-                .await?;
-            if let Some(row) = same {
-                let other = read_app(&row)?;
-                return Err(if other.name == app.name {
-                    Error::new(Code::AlreadyExists, format!("App `{}` exists already", app.name)).into()
-                } else {
-                    let home = app.home.as_deref().unwrap_or(Path::new("")).display();
-                    Error::new(Code::Conflict, format!("{home} belongs to app `{}` already", other.name))
-                        .into()
-                });
-            }
-            insert_app(db, app).await?;
-            Ok(())
-        })
+        self.write(async |db| apps::add(db, app).await)
+    }
+
+    fn change_app_config(
+        &self,
+        name: &AppName,
+        change: &mut dyn FnMut(&mut AppConfig) -> Result<()>,
+    ) -> Result<App> {
+        self.write(async |db| apps::change_config(db, name, change).await)
+    }
+
+    fn remove_app(&self, name: &AppName) -> Result<App> {
+        self.write(async |db| apps::remove(db, name, self.clock.now()).await)
+    }
+
+    fn revive_app(&self, name: &AppName) -> Result<App> {
+        self.write(async |db| apps::revive(db, name).await)
+    }
+
+    fn forget_removed(&self, limit: Timestamp) -> Result<Vec<AppName>> {
+        self.write(async |db| apps::forget(db, limit).await)
     }
 
     fn move_app(&self, app: &App) -> Result<()> {
-        self.write(async |db| {
-            let done = sqlx::query("UPDATE apps SET home = ? WHERE name = ?")
-                .bind(app.home.as_deref().map(path_bytes))
-                .bind(app.name.as_str())
-                .execute(db)
-                .await;
-            match done {
-                Err(e) if e.as_database_error().is_some_and(|e| e.is_unique_violation()) => {
-                    let home = app.home.as_deref().unwrap_or(Path::new("")).display();
-                    Err(Error::new(Code::Conflict, format!("{home} belongs to another app already")).into())
-                }
-                Err(e) => Err(e.into()),
-                Ok(done) if done.rows_affected() == 0 => {
-                    Err(Error::new(Code::AppNotFound, format!("There is no app `{}`", app.name)).into())
-                }
-                Ok(_) => Ok(()),
-            }
-        })
+        self.write(async |db| apps::set_home(db, app).await)
     }
 
     fn points(&self, vault: &str) -> Result<Vec<PointRecord>> {
@@ -325,9 +317,9 @@ impl Catalog for Sqlite {
                 .await?;
             }
             for app in apps {
-                if insert_app(db, app).await? == 0 {
+                if apps::insert(db, app).await? == 0 {
                     // The home belongs to another app of this machine: only the name is taken on.
-                    insert_app(db, &App { home: None, ..app.clone() }).await?;
+                    apps::insert(db, &App { home: None, ..app.clone() }).await?;
                 }
             }
             Ok(())
@@ -459,18 +451,4 @@ impl Catalog for Sqlite {
                 .collect()
         })
     }
-}
-
-/// Adds an app unless its name or home is taken; gives the number of apps added.
-async fn insert_app(db: &mut SqliteConnection, app: &App) -> Step<u64> {
-    let done = sqlx::query(
-        "INSERT INTO apps (name, home, kind, created) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-    )
-    .bind(app.name.as_str())
-    .bind(app.home.as_deref().map(path_bytes))
-    .bind(&app.kind)
-    .bind(text(app.created))
-    .execute(db)
-    .await?;
-    Ok(done.rows_affected())
 }

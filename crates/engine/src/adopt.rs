@@ -112,10 +112,7 @@ fn choose(apps: &[App], home: PathBuf, named: Option<&AppName>, now: jiff::Times
         }
         return Ok(Subject { app: app.clone(), new: false });
     }
-    let new = |name: AppName| Subject {
-        app: App { name, home: Some(home.clone()), kind: "folder".to_owned(), created: now },
-        new: true,
-    };
+    let new = |name: AppName| Subject { app: App::new(name, Some(home.clone()), "folder", now), new: true };
     let Some(name) = named else { return Ok(new(free_name(apps, &home))) };
     if name.as_str() == FOREIGN {
         let message = format!("`{FOREIGN}` is kept for the snapshots of other programs");
@@ -155,12 +152,7 @@ mod tests {
     }
 
     fn app(app_name: &str, home: Option<&Path>) -> App {
-        App {
-            name: name(app_name),
-            home: home.map(Path::to_owned),
-            kind: "folder".into(),
-            created: Timestamp::UNIX_EPOCH,
-        }
+        App::new(name(app_name), home.map(Path::to_owned), "folder", Timestamp::UNIX_EPOCH)
     }
 
     #[test]

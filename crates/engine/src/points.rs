@@ -312,12 +312,8 @@ fn apps_of(records: &[PointRecord]) -> Vec<App> {
     let app = |(name, record): (&AppName, &PointRecord)| {
         let home =
             record.paths.first().and_then(|p| backstay_tree::path::unescape(p)).map(std::path::PathBuf::from);
-        App {
-            name: name.clone(),
-            home: home.filter(|h| h.is_absolute() && homes.insert(h.clone())),
-            kind: "folder".to_owned(),
-            created: record.point.time,
-        }
+        let home = home.filter(|h| h.is_absolute() && homes.insert(h.clone()));
+        App::new(name.clone(), home, "folder", record.point.time)
     };
     newest.into_iter().map(app).collect()
 }

@@ -144,6 +144,18 @@ codes! {
     /// The point or the result is only part of what was asked for.
     PartiallySucceeded, No, 3, "See the list of problems; everything else is complete.";
 
+    // --- running apps
+    /// The program that runs the app (systemctl, docker, a shell) is missing or cannot be reached.
+    RuntimeUnavailable, No, 1, "Install or start it, or set another runtime: `backstay app set NAME …`.";
+    /// The app could not be started.
+    AppStartFailed, No, 1, "See the cause and the app's own log; then `backstay app start NAME`.";
+    /// The app could not be stopped.
+    AppStopFailed, No, 1, "Nothing in the app was changed. Stop it by hand, then run the command again.";
+    /// The app runs, but its health check does not answer well.
+    HealthCheckFailed, Later, 1, "See the app's own log and what the check answers (`backstay app show NAME`).";
+    /// A hook failed or took too long.
+    HookFailed, No, 1, "See the output of the hook in the job's log (`backstay job log ID`).";
+
     // --- recovery kit
     /// The kit's passphrase is wrong or the file is not a kit.
     KitUnreadable, No, 1, "Check the file and the passphrase.";

@@ -3,6 +3,7 @@
 //! Invariants: no I/O, no threads, no clock. Everything here is a value that can be compared, printed and
 //! serialised; what a type means is said once, here, and used by every other crate.
 
+pub mod app;
 mod error;
 mod id;
 mod job;

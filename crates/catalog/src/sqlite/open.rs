@@ -17,8 +17,10 @@ use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqlSafeStr as _};
 use super::{BUSY, Step, Stop};
 
 /// All migrations of the SQLite dialect, oldest first. Never change one that was released; add one.
-const MIGRATIONS: &[(i64, &str, &str)] =
-    &[(1, "state", include_str!("../../migrations/sqlite/0001_state.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "state", include_str!("../../migrations/sqlite/0001_state.sql")),
+    (2, "apps", include_str!("../../migrations/sqlite/0002_apps.sql")),
+];
 
 pub(super) async fn connect(path: &Path) -> Result<SqliteConnection> {
     make_private(path)?;

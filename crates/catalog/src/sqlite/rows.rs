@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use backstay_model::app::AppConfig;
 use backstay_model::{Code, Error, Job, Result};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -75,6 +76,19 @@ pub(super) fn read_app(row: &SqliteRow) -> Step<App> {
         home: home.map(|bytes| PathBuf::from(OsStr::from_bytes(bytes))),
         kind: row.try_get("kind")?,
         created: time(row, "created")?,
+        config: read_config(name, row.try_get("config")?)?,
+        removed: time_or_none(row, "removed")?,
+    })
+}
+
+/// A configuration that is JSON but holds a word this version does not know was written by a newer one.
+fn read_config(app: &str, value: &str) -> Result<AppConfig> {
+    serde_json::from_str(value).map_err(|e| match e.classify() {
+        serde_json::error::Category::Data => {
+            let message = format!("The configuration of app `{app}` holds what this version does not know");
+            Error::new(Code::StateUnsupported, message).because(e)
+        }
+        _ => odd("the configuration of an app", value).because(e),
     })
 }
 
