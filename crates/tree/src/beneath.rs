@@ -46,6 +46,12 @@ impl Root {
         Ok(Root { fs, handle, device, path: path.to_owned() })
     }
 
+    /// A folder that is open already. `path` is for messages.
+    pub fn at(fs: Arc<dyn FileSystem>, handle: OwnedFd, path: &Path) -> io::Result<Self> {
+        let device = fs.stat_handle(handle.as_fd())?.device;
+        Ok(Root { fs, handle, device, path: path.to_owned() })
+    }
+
     /// The file system it is on.
     #[must_use]
     pub fn fs(&self) -> &Arc<dyn FileSystem> {
@@ -103,7 +109,8 @@ impl Root {
         Ok(open_folder(&*self.fs, dir, name, self.device)?.0)
     }
 
-    fn descend(&self, path: &Path) -> io::Result<OwnedFd> {
+    /// The same with the error of the kernel.
+    pub(crate) fn descend(&self, path: &Path) -> io::Result<OwnedFd> {
         let bytes = path.as_os_str().as_bytes();
         if bytes.is_empty() {
             return self.handle.try_clone();
