@@ -5,12 +5,14 @@
 //! - [`scan()`], [`open_folder`], [`open_regular`], [`Exclusions`], [`Owners`], [`Metadata`], [`sparse`] read.
 //! - [`beneath::Root`], [`metadata::apply`], [`remove_tree`] write.
 //! - [`apply`] changes a live tree by a journal, all or nothing, back and forth; [`mounts`] tells what is mounted.
+//! - [`filter::Filter`] says what is left out.
 //! - [`Trail`] walks deep trees with few open handles, [`compare::trees`] tells how two trees differ,
 //!   [`path`] prints names that are not text.
 
 pub mod apply;
 pub mod beneath;
 pub mod compare;
+pub mod filter;
 pub mod fs;
 pub mod metadata;
 pub mod mounts;
