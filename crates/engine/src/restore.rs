@@ -136,7 +136,7 @@ impl Engine {
             }),
         };
         let sparse = manifest.as_ref().map(Manifest::holes).unwrap_or_default();
-        let options = RestoreOptions { sparse, select, sync: false };
+        let options = RestoreOptions { sparse, select, ..RestoreOptions::default() };
         let outcome =
             restore(&reader, &self.fs, &tree, top.as_ref(), &target.fill, &options, job, job.cancel())?;
         problems.extend(outcome.problems);

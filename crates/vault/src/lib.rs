@@ -14,6 +14,7 @@
 
 pub mod backup;
 pub mod blob;
+pub mod change;
 pub mod check;
 pub mod chunker;
 pub mod compress;

@@ -2,8 +2,10 @@
 //!
 //! Invariants: everything read is checked against its id; a hostile tree can cost no more than its size (depth and
 //! number of entries are bounded by the caller's walk, a folder that contains itself cannot be made because an id
-//! is the hash of what it holds).
+//! is the hash of what it holds). Trees that are in no vault yet can be laid over it ([`Reader::with_trees`]); they are
+//! known by the same hash.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Component, Path};
@@ -21,13 +23,15 @@ use crate::vault::{Folder, Vault};
 pub struct Reader {
     vault: Vault,
     index: BlobIndex,
+    /// Trees that the vault need not have.
+    trees: HashMap<Id, Vec<u8>>,
 }
 
 impl Vault {
     /// Loads the index for reading.
     pub fn reader(&self) -> Result<Reader> {
         let (index, _) = self.load_index(&|_| true)?;
-        Ok(Reader { vault: self.clone(), index })
+        Ok(Reader::with_index(self.clone(), index))
     }
 }
 
@@ -35,7 +39,14 @@ impl Reader {
     /// A reader over an index that is loaded already.
     #[must_use]
     pub fn with_index(vault: Vault, index: BlobIndex) -> Self {
-        Reader { vault, index }
+        Reader { vault, index, trees: HashMap::new() }
+    }
+
+    /// The same reader, which also finds these trees (the JSON of tree blobs).
+    #[must_use]
+    pub fn with_trees(mut self, trees: impl IntoIterator<Item = Vec<u8>>) -> Self {
+        self.trees.extend(trees.into_iter().map(|json| (Id::of(&json), json)));
+        self
     }
 
     /// The vault.
@@ -70,7 +81,15 @@ impl Reader {
 
     /// The entries of a tree.
     pub fn tree(&self, id: &Id) -> Result<Vec<Node>> {
-        parse_tree(&self.blob(BlobKind::Tree, id)?).map_err(|e| e.context(format!("Tree {}", id.short())))
+        let stored;
+        let json = match self.trees.get(id) {
+            Some(json) => json,
+            None => {
+                stored = self.blob(BlobKind::Tree, id)?;
+                &stored
+            }
+        };
+        parse_tree(json).map_err(|e| e.context(format!("Tree {}", id.short())))
     }
 
     /// The node at a path below a tree; `PathNotFound` when there is none. The empty path is no node: it is the

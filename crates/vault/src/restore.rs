@@ -19,7 +19,7 @@ mod folders;
 mod jobs;
 mod plan;
 mod problems;
-mod select;
+pub(crate) mod select;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -40,8 +40,9 @@ use serde::Serialize;
 use self::folders::Target;
 use self::jobs::Queue;
 use self::plan::Planner;
+pub(crate) use self::plan::content_id;
 use self::problems::Problems;
-use self::select::Selection;
+use self::select::{Scope, Selection};
 use self::source::Source;
 use self::write::{Shared, Site, Worker};
 use crate::id::Id;
@@ -57,6 +58,8 @@ pub struct RestoreOptions {
     /// Only these paths and what is below them, with the folders on the way there. A path that is not in the tree
     /// is an error before anything is written.
     pub select: Option<Vec<PathBuf>>,
+    /// Paths that are left out with all below them although they are selected. None of them need be in the tree.
+    pub omit: Vec<PathBuf>,
     /// Make everything survive a power loss before it returns.
     pub sync: bool,
 }
@@ -100,7 +103,9 @@ pub fn restore(
     let source = Source::new(reader);
     let everything = [PathBuf::new()];
     let selection = Selection::new(options.select.as_deref().unwrap_or(&everything))?;
-    let mut plan = Planner::new(&source, &problems, options, cancel).plan(tree, top, &selection)?;
+    let omit = Selection::new(&options.omit)?;
+    let scope = Scope::new(&selection, &omit);
+    let mut plan = Planner::new(&source, &problems, options, cancel).plan(tree, top, scope)?;
     if let Some(path) = selection.unmet() {
         return Err(select::not_there(&path));
     }

@@ -16,7 +16,7 @@ use backstay_tree::metadata;
 use parking_lot::Mutex;
 
 use super::problems::Problems;
-use super::select::{Selection, Wanted};
+use super::select::Scope;
 use super::source::{Scratch, Source, is_fatal};
 use super::{RestoreOptions, crew};
 use crate::blob::BlobKind;
@@ -197,7 +197,7 @@ impl Plan {
 struct Pending<'s> {
     folder: u32,
     tree: Id,
-    wanted: Wanted<'s>,
+    scope: Scope<'s>,
 }
 
 /// The first name of something that has several.
@@ -266,7 +266,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Plans the tree below the target.
-    pub(super) fn plan(mut self, tree: &Id, top: Option<&Node>, selection: &'a Selection) -> Result<Plan> {
+    pub(super) fn plan(mut self, tree: &Id, top: Option<&Node>, scope: Scope<'a>) -> Result<Plan> {
         let root = Folder {
             parent: 0,
             name: Box::from(OsStr::new("")),
@@ -274,7 +274,7 @@ impl<'a> Planner<'a> {
             meta: top.map(|node| Meta::of(&mut node.clone())),
         };
         self.plan.folders.push(root);
-        let mut level = vec![Pending { folder: 0, tree: *tree, wanted: selection.root() }];
+        let mut level = vec![Pending { folder: 0, tree: *tree, scope }];
         while !level.is_empty() {
             let mut next = Vec::new();
             for batch in level.chunks(BATCH) {
@@ -343,8 +343,8 @@ impl<'a> Planner<'a> {
             }
         }
         for node in listing.nodes {
-            if let Some(wanted) = pending.wanted.entry(&node.name) {
-                self.entry(folder, node, wanted, next);
+            if let Some(scope) = pending.scope.entry(&node.name) {
+                self.entry(folder, node, scope, next);
             }
         }
     }
@@ -353,13 +353,13 @@ impl<'a> Planner<'a> {
         self.problems.add(&self.plan.path(folder, name), kind, why);
     }
 
-    fn entry(&mut self, folder: u32, mut node: Node, wanted: Wanted<'a>, next: &mut Vec<Pending<'a>>) {
+    fn entry(&mut self, folder: u32, mut node: Node, scope: Scope<'a>, next: &mut Vec<Pending<'a>>) {
         let name: Box<OsStr> = node.name.as_os_str().into();
         let Some(kind) = node.kind else { return };
         if kind == Kind::Dir {
-            return self.subfolder(folder, name, node, wanted, next);
+            return self.subfolder(folder, name, node, scope, next);
         }
-        if !wanted.is_whole() {
+        if !scope.is_whole() {
             // The selection names something below it, but it is no folder.
             return self.refuse(folder, &name, ProblemKind::Lost, "It is not a folder in the point");
         }
@@ -385,7 +385,7 @@ impl<'a> Planner<'a> {
         parent: u32,
         name: Box<OsStr>,
         mut node: Node,
-        wanted: Wanted<'a>,
+        scope: Scope<'a>,
         next: &mut Vec<Pending<'a>>,
     ) {
         let depth = self.plan.folder(parent).map_or(0, |f| f.depth) + 1;
@@ -397,7 +397,7 @@ impl<'a> Planner<'a> {
             return self.refuse(parent, &name, ProblemKind::Unsafe, "Too many folders");
         };
         match node.subtree {
-            Some(tree) => next.push(Pending { folder: number, tree, wanted }),
+            Some(tree) => next.push(Pending { folder: number, tree, scope }),
             None => self.refuse(parent, &name, ProblemKind::Lost, "The point does not say what is in it"),
         }
         let meta = Some(Meta::of(&mut node));
@@ -481,7 +481,7 @@ impl<'a> Planner<'a> {
 }
 
 /// What a file's names must agree in, beside its size.
-fn content_id(node: &Node) -> Id {
+pub(crate) fn content_id(node: &Node) -> Id {
     let mut text = Vec::with_capacity(node.content.len() * 32 + node.link_target.len() + 8);
     for id in &node.content {
         text.extend_from_slice(&id.0);

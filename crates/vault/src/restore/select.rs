@@ -13,7 +13,7 @@ use backstay_tree::path::escape;
 
 /// A tree of wanted names.
 #[derive(Debug, Default)]
-pub(super) struct Selection {
+pub(crate) struct Selection {
     below: HashMap<OsString, Selection>,
     /// This entry and all below it are wanted.
     whole: bool,
@@ -22,7 +22,7 @@ pub(super) struct Selection {
 
 /// What to do with an entry.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Wanted<'s> {
+pub(crate) enum Wanted<'s> {
     /// It and all below it.
     All,
     /// Only what the selection says of its entries.
@@ -31,7 +31,7 @@ pub(super) enum Wanted<'s> {
 
 impl Selection {
     /// Of paths relative to the root of the tree. `InvalidValue` for other paths.
-    pub(super) fn new(paths: &[PathBuf]) -> Result<Self> {
+    pub(crate) fn new(paths: &[PathBuf]) -> Result<Self> {
         let mut root = Selection::default();
         for path in paths {
             let mut at = &mut root;
@@ -53,14 +53,20 @@ impl Selection {
     }
 
     /// The whole as it applies to the root.
-    pub(super) fn root(&self) -> Wanted<'_> {
+    pub(crate) fn root(&self) -> Wanted<'_> {
         if self.whole { Wanted::All } else { Wanted::Some(self) }
     }
 
     /// The first wanted path that was not met.
-    pub(super) fn unmet(&self) -> Option<PathBuf> {
+    pub(crate) fn unmet(&self) -> Option<PathBuf> {
         let mut path = PathBuf::new();
         self.find_unmet(&mut path).then_some(path)
+    }
+
+    /// Takes everything below as met: it is told in another way why it is not restored.
+    pub(crate) fn settle(&self) {
+        self.seen.store(true, Ordering::Relaxed);
+        self.below.values().for_each(Selection::settle);
     }
 
     fn find_unmet(&self, path: &mut PathBuf) -> bool {
@@ -84,7 +90,7 @@ impl Selection {
 
 impl<'s> Wanted<'s> {
     /// What to do with the entry of that name; `None`: leave it out.
-    pub(super) fn entry(self, name: &OsStr) -> Option<Wanted<'s>> {
+    pub(crate) fn entry(self, name: &OsStr) -> Option<Wanted<'s>> {
         match self {
             Wanted::All => Some(Wanted::All),
             Wanted::Some(selection) => {
@@ -95,14 +101,52 @@ impl<'s> Wanted<'s> {
         }
     }
 
+    /// Takes everything that is wanted of it as met.
+    pub(crate) fn settle(self) {
+        if let Wanted::Some(selection) = self {
+            selection.settle();
+        }
+    }
+
     /// Whether the entry itself is wanted, not only something below it.
-    pub(super) fn is_whole(self) -> bool {
+    pub(crate) fn is_whole(self) -> bool {
         matches!(self, Wanted::All)
     }
 }
 
+/// What of a folder is restored: what is wanted, without what is omitted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scope<'s> {
+    wanted: Wanted<'s>,
+    omit: Option<&'s Selection>,
+}
+
+impl<'s> Scope<'s> {
+    pub(super) fn new(wanted: &'s Selection, omit: &'s Selection) -> Self {
+        Scope { wanted: wanted.root(), omit: (!omit.below.is_empty()).then_some(omit) }
+    }
+
+    /// What to do with the entry of that name; `None`: leave it out.
+    pub(super) fn entry(self, name: &OsStr) -> Option<Scope<'s>> {
+        let wanted = self.wanted.entry(name)?;
+        let omit = self.omit.and_then(|omit| omit.below.get(name));
+        match omit {
+            Some(omit) if omit.whole => {
+                wanted.settle();
+                None
+            }
+            omit => Some(Scope { wanted, omit }),
+        }
+    }
+
+    /// Whether the entry itself is wanted, not only something below it.
+    pub(super) fn is_whole(self) -> bool {
+        self.wanted.is_whole()
+    }
+}
+
 /// The error for a path that is asked for and not there.
-pub(super) fn not_there(path: &Path) -> Error {
+pub(crate) fn not_there(path: &Path) -> Error {
     Error::new(Code::PathNotFound, format!("There is no `{}` in the point", escape(path.as_os_str())))
 }
 
@@ -121,6 +165,17 @@ mod tests {
         assert_eq!(selection.unmet(), Some("c".into()));
         selection.root().entry(OsStr::new("c")).unwrap();
         assert_eq!(selection.unmet(), None);
+    }
+
+    #[test]
+    fn what_is_omitted_is_left_out_with_all_below() {
+        let wanted = Selection::new(&["a".into(), "b/c".into()]).unwrap();
+        let omit = Selection::new(&["a/x/y".into(), "b/c".into()]).unwrap();
+        let root = Scope::new(&wanted, &omit);
+        let x = root.entry(OsStr::new("a")).unwrap().entry(OsStr::new("x")).unwrap();
+        assert!(x.is_whole() && x.entry(OsStr::new("y")).is_none() && x.entry(OsStr::new("z")).is_some());
+        assert!(root.entry(OsStr::new("b")).unwrap().entry(OsStr::new("c")).is_none());
+        assert_eq!(wanted.unmet(), None);
     }
 
     #[test]
