@@ -154,7 +154,7 @@ impl Engine {
         let lock = vault.lock(Strength::Shared, WAIT, job.cancel())?;
         let mut writer = vault.begin(&lock, DEFAULT_LEVEL, job.cancel())?;
         let file_index = self.file_index(&points.vault.id, &app.name)?;
-        let options = TreeOptions { exclusions, parent, file_index: Some(file_index) };
+        let options = TreeOptions { exclusions, filter: None, parent, file_index: Some(file_index) };
         let started = self.clock.now();
         let tree = {
             // What the last point held is what is to be expected now.

@@ -12,6 +12,7 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
+use crate::apply::is_workplace;
 use crate::fs::{FileSystem, Kind, Stat, is_component};
 
 /// Folders and files that are not part of a tree though they lie in it, known by device and inode, so that no
@@ -19,6 +20,7 @@ use crate::fs::{FileSystem, Kind, Stat, is_component};
 #[derive(Clone, Debug, Default)]
 pub struct Exclusions {
     ids: HashSet<(u64, u64)>,
+    workplaces: bool,
 }
 
 impl Exclusions {
@@ -45,10 +47,16 @@ impl Exclusions {
         self.ids.insert(stat.id());
     }
 
+    /// Excludes the workplaces of restores, wherever they lie.
+    pub fn add_workplaces(&mut self) {
+        self.workplaces = true;
+    }
+
     /// Whether an entry is excluded.
     #[must_use]
-    pub fn contains(&self, stat: &Stat) -> bool {
-        !self.ids.is_empty() && self.ids.contains(&stat.id())
+    pub fn contains(&self, name: &OsStr, stat: &Stat) -> bool {
+        (!self.ids.is_empty() && self.ids.contains(&stat.id()))
+            || (self.workplaces && stat.kind == Kind::Dir && is_workplace(name))
     }
 }
 
@@ -101,7 +109,7 @@ pub fn scan(fs: &dyn FileSystem, dir: BorrowedFd<'_>, skip: &Exclusions, device:
             Ok(stat) if stat.is_mount_in(device) => {
                 listing.left_out.push(LeftOut { name, stat, why: Why::Mount });
             }
-            Ok(stat) if skip.contains(&stat) => {
+            Ok(stat) if skip.contains(&name, &stat) => {
                 listing.left_out.push(LeftOut { name, stat, why: Why::Excluded });
             }
             Ok(stat) => listing.entries.push(Entry { name, stat }),

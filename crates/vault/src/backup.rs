@@ -11,6 +11,7 @@
 mod file_index;
 mod folder;
 mod handle;
+mod leave_out;
 mod past;
 mod queue;
 mod read;
@@ -27,11 +28,13 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use backstay_model::{Cancel, Code, Counts, Error, Phase, Problem, Progress, Result};
+use backstay_tree::filter::Filter;
 use backstay_tree::fs::{FileSystem, FileTime, Kind};
 use backstay_tree::{Exclusions, Owners};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
+pub use leave_out::Filtered;
 pub use walk::SparseFile;
 
 use crate::chunker::{Chunker, Sizes};
@@ -42,6 +45,7 @@ use crate::snapshot::{Snapshot, Summary};
 use crate::vault::{Folder, Vault};
 use file_index::FileIndex;
 use folder::node;
+use leave_out::LeaveOut;
 use past::{Origin, PastEntry};
 use queue::Queue;
 use session::{Session, Uploads, Worker};
@@ -58,6 +62,8 @@ type Groups = BTreeMap<String, Vec<Node>>;
 pub struct TreeOptions {
     /// What is not part of it although it lies in it.
     pub exclusions: Exclusions,
+    /// Rules that name what else is left out.
+    pub filter: Option<Filter>,
     /// The snapshot to compare with: what is as it was there is not read.
     pub parent: Option<Id>,
     /// The local file that makes comparing fast; made when missing, never trusted without check.
@@ -73,6 +79,8 @@ pub struct TreeSummary {
     pub counts: Counts,
     /// What a person should know: what could not be read, what was left out.
     pub problems: Vec<Problem>,
+    /// What the filter left out, where there was one.
+    pub filtered: Option<Filtered>,
     /// Where the holes of its sparse files are; a restore needs it to make them again.
     pub sparse: Vec<SparseFile>,
 }
@@ -162,10 +170,11 @@ impl SnapshotWriter {
         name: &str,
         fs: &Arc<dyn FileSystem>,
         home: &Path,
-        options: TreeOptions,
+        mut options: TreeOptions,
         progress: &dyn Progress,
     ) -> Result<TreeSummary> {
         progress.phase(Phase::Reading);
+        options.exclusions.add_workplaces();
         let unreadable = |e| match std::io::Error::kind(&e) {
             std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
                 Error::new(Code::SourceNotFound, format!("There is no folder {}", home.display())).because(e)
@@ -191,6 +200,7 @@ impl SnapshotWriter {
             fs: Arc::clone(fs),
             owners: Owners::new(),
             exclusions: options.exclusions,
+            leave_out: options.filter.filter(|f| !f.is_empty()).map(LeaveOut::new),
             device,
             index,
             root_past,
@@ -218,7 +228,7 @@ impl SnapshotWriter {
     }
 
     fn conclude(&mut self, name: &str, walk: Walk<'_>, started: FileTime) -> Result<TreeSummary> {
-        let Walk { index, owners, device, report, tally, finished, .. } = walk;
+        let Walk { index, owners, device, report, tally, finished, leave_out, .. } = walk;
         let done = finished
             .into_inner()
             .ok_or_else(|| Error::new(Code::Internal, "The walk did not come to its end"))?;
@@ -237,7 +247,8 @@ impl SnapshotWriter {
         let Report { mut problems, mut sparse } = report.into_inner();
         problems.sort_by(|a, b| a.path.cmp(&b.path));
         sparse.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(TreeSummary { tree, counts, problems, sparse })
+        let filtered = leave_out.map(|l| l.result());
+        Ok(TreeSummary { tree, counts, problems, filtered, sparse })
     }
 
     /// What tells one file index from another: the vault, the name and the place.

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use backstay_tree::filter::At;
 use backstay_tree::fs::{FileTime, Kind, Stat};
 use backstay_tree::{Owners, path};
 use parking_lot::Mutex;
@@ -55,6 +56,8 @@ pub(crate) struct Folder {
     pub depth: usize,
     pub stat: Stat,
     pub xattrs: Vec<(OsString, Vec<u8>)>,
+    /// Where it stands in the filter.
+    pub at: At,
     pub inner: Mutex<Inner>,
     /// Tasks whose entries are not delivered yet.
     pub pending: AtomicUsize,

@@ -17,6 +17,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use backstay_model::{Problem, ProblemKind, Progress, Result};
+use backstay_tree::filter::At;
 use backstay_tree::fs::{FileSystem, FileTime, Kind, Stat};
 use backstay_tree::{Exclusions, Listing, Owners, Why, scan, sparse};
 use parking_lot::Mutex;
@@ -24,6 +25,7 @@ use parking_lot::Mutex;
 use super::file_index::FileIndex;
 use super::folder::{Folder, Inner, Item, State, doubtful, entry, node};
 use super::handle::Handle;
+use super::leave_out::LeaveOut;
 use super::past::{Block, Extents, Origin, Past, PastEntry};
 use super::queue::Queue;
 use super::read::{Large, is_whole};
@@ -102,6 +104,7 @@ pub(crate) struct Walk<'a> {
     pub fs: Arc<dyn FileSystem>,
     pub owners: Owners,
     pub exclusions: Exclusions,
+    pub leave_out: Option<LeaveOut>,
     pub device: u64,
     pub index: Option<FileIndex>,
     /// What the last backup knows of the root folder.
@@ -196,7 +199,7 @@ impl Walk<'_> {
         let listed = opened.and_then(|(stat, handle)| {
             Ok((scan(&*self.fs, handle.as_fd(), &self.exclusions, self.device)?, stat, handle))
         });
-        let (listing, stat, handle) = match listed {
+        let (mut listing, stat, handle) = match listed {
             Ok(listed) => listed,
             Err(e) => {
                 return match parent {
@@ -210,6 +213,11 @@ impl Walk<'_> {
                 };
             }
         };
+        let at = self.leave_out.as_ref().map_or_else(At::default, |leave_out| {
+            let at = leave_out.at(parent.as_ref().map(|(above, _)| (&above.at, name.as_os_str())));
+            leave_out.thin(&at, &mut listing);
+            at
+        });
         let own_past = match &parent {
             None => self.root_past.clone(),
             Some((folder, position)) => {
@@ -226,7 +234,7 @@ impl Walk<'_> {
         let past = own_past.and_then(|p| self.past(p.tree?, p.origin?)).unwrap_or_default();
         let inner = Mutex::new(Inner { past, items: Vec::new() });
         let folder =
-            Arc::new(Folder { parent, name, depth, stat, xattrs, inner, pending: AtomicUsize::new(1) });
+            Arc::new(Folder { parent, name, depth, stat, xattrs, at, inner, pending: AtomicUsize::new(1) });
         self.entries(&folder, Handle::new(handle, &self.open), listing, worker)?;
         self.complete(folder, worker)
     }

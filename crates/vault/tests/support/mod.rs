@@ -22,9 +22,10 @@ use backstay_model::{Cancel, Counts, Problem, ProblemKind, Result, Secret, Silen
 use backstay_storage::{Local, Memory, Put, Storage};
 use backstay_testing::Restic;
 use backstay_tree::compare::{self, Difference};
+use backstay_tree::filter::Filter;
 use backstay_tree::fs::{FileSystem, Host, Kind};
 use backstay_tree::{Exclusions, path};
-use backstay_vault::backup::{DEFAULT_LEVEL, SnapshotDetails, SparseFile, TreeOptions};
+use backstay_vault::backup::{DEFAULT_LEVEL, Filtered, SnapshotDetails, SparseFile, TreeOptions};
 use backstay_vault::blob::BlobKind;
 use backstay_vault::crypto::Cipher;
 use backstay_vault::key::{Cost, KeyFile};
@@ -93,6 +94,7 @@ pub struct Job<'a> {
     pub parent: Parent,
     pub index: Option<PathBuf>,
     pub exclusions: Exclusions,
+    pub filter: Option<Filter>,
     pub cancel: Cancel,
 }
 
@@ -104,6 +106,7 @@ pub struct Done {
     pub summary: Summary,
     pub counts: Counts,
     pub problems: Vec<Problem>,
+    pub filtered: Option<Filtered>,
     pub sparse: Vec<SparseFile>,
 }
 
@@ -124,6 +127,7 @@ impl<'a> Job<'a> {
             parent: Parent::Newest,
             index: None,
             exclusions: Exclusions::new(),
+            filter: None,
             cancel: Cancel::new(),
         }
     }
@@ -135,6 +139,11 @@ impl<'a> Job<'a> {
 
     pub fn index(mut self, path: &Path) -> Self {
         self.index = Some(path.to_owned());
+        self
+    }
+
+    pub fn filter(mut self, rules: &[&str]) -> Self {
+        self.filter = Some(Filter::from_lines(rules).unwrap());
         self
     }
 
@@ -158,8 +167,12 @@ impl<'a> Job<'a> {
             Parent::This(id) => Some(id),
         };
         let mut writer = self.vault.begin(lock, DEFAULT_LEVEL, &self.cancel)?;
-        let options =
-            TreeOptions { exclusions: self.exclusions.clone(), parent, file_index: self.index.clone() };
+        let options = TreeOptions {
+            exclusions: self.exclusions.clone(),
+            filter: self.filter.clone(),
+            parent,
+            file_index: self.index.clone(),
+        };
         let saved = writer.save_tree("content", &self.fs, self.home, options, &Silent)?;
         let details = SnapshotDetails {
             time: writer.started(),
@@ -175,6 +188,7 @@ impl<'a> Job<'a> {
             summary: committed.snapshot.summary.unwrap(),
             counts: saved.counts,
             problems: saved.problems,
+            filtered: saved.filtered,
             sparse: saved.sparse,
         })
     }
