@@ -40,7 +40,7 @@ mod state;
 use place::Place;
 pub use record::{Side, Values};
 pub use recover::{Kept, Outcome, Recovered, list, recover};
-use state::{Jobs, Phase};
+use state::{Jobs, Phase, Taken};
 
 /// What the names of all workplaces begin with.
 const PREFIX: &str = ".backstay-";
@@ -228,7 +228,13 @@ impl Journal {
         let unknown = || Error::new(Code::JobNotFound, format!("There is no journal of the job {job}"));
         let Some(jobs) = Jobs::open(fs, jobs)? else { return Err(unknown()) };
         let guard = jobs.lock()?;
-        let Some(state) = jobs.take(job)? else { return Err(unknown()) };
+        let state = match jobs.take(job)? {
+            Taken::Ours(state) => state,
+            Taken::Gone => return Err(unknown()),
+            Taken::Busy => {
+                return Err(Error::new(Code::AppBusy, format!("Another process works on the restore {job}")));
+            }
+        };
         drop(guard);
         match recover::read(&state)? {
             recover::Found::Committed(place, record, phase) if phase != Phase::Discarding => {

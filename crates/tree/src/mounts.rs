@@ -1,6 +1,6 @@
 //! What is mounted where, as the kernel tells this process.
 //!
-//! Invariant: the answer is about the process's own mount namespace at the moment of the call; mounts of other
+//! Invariant: the answer is about the thread's own mount namespace at the moment of the call; mounts of other
 //! namespaces are not seen (moving a folder takes them along, deleting one detaches them, neither touches their
 //! content). Nothing is locked or changed.
 
@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use backstay_model::{Code, Error, Result};
 
-/// Where the kernel tells it.
-const MOUNTINFO: &str = "/proc/self/mountinfo";
+/// Where the kernel tells it (a thread may have another namespace than the process began with).
+const MOUNTINFO: &str = "/proc/thread-self/mountinfo";
 
 /// Places strictly below `path` where something is mounted, sorted. `path` is absolute and without links.
 pub fn below(path: &Path) -> Result<Vec<PathBuf>> {

@@ -11,7 +11,7 @@ use backstay_model::{Error, JobId, Result};
 use serde_json::Value;
 
 use super::record::{Journal as JournalRecord, PlaceRecord, Side, State};
-use super::state::{JOURNAL, JobDir, Jobs, PLACE, Phase, STATE, damaged};
+use super::state::{JOURNAL, JobDir, Jobs, PLACE, Phase, STATE, Taken, damaged};
 use super::{Journal, Settled};
 use crate::apply::place::Place;
 use crate::fs::FileSystem;
@@ -91,7 +91,9 @@ pub fn recover(fs: &Arc<dyn FileSystem>, jobs: &Path) -> Result<Vec<Recovered>> 
     {
         let _guard = jobs.lock()?;
         for job in jobs.ids(true)? {
-            taken.extend(jobs.take(job)?);
+            if let Taken::Ours(state) = jobs.take(job)? {
+                taken.push(state);
+            }
         }
     }
     Ok(taken.into_iter().filter_map(finish).collect())

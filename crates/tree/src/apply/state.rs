@@ -43,6 +43,17 @@ pub(super) struct Jobs {
     path: PathBuf,
 }
 
+/// What came of the wish to take up a job.
+#[derive(Debug)]
+pub(super) enum Taken {
+    /// It is ours.
+    Ours(JobDir),
+    /// Another process has it.
+    Busy,
+    /// There is no such job.
+    Gone,
+}
+
 /// The lock of the folder of all jobs, given back when dropped.
 pub(super) struct Guard(#[allow(dead_code, reason = "held for its lock")] OwnedFd);
 
@@ -141,14 +152,14 @@ impl Jobs {
         make().map_err(|e| failed("make the folder", &path, e))
     }
 
-    /// Takes up the folder of a job; none when another process has it or it is gone. Called under the lock: a
-    /// folder without a file to lock was being made when its process died, and holds nothing.
-    pub fn take(&self, job: JobId) -> Result<Option<JobDir>> {
+    /// Takes up the folder of a job. Called under the lock: a folder without a file to lock was being made when its
+    /// process died.
+    pub fn take(&self, job: JobId) -> Result<Taken> {
         let name = OsString::from(job.to_string());
         let path = self.path.join(&name);
-        let take = || -> io::Result<Option<JobDir>> {
+        let take = || -> io::Result<Taken> {
             let handle = match self.fs.open_dir(self.handle.as_fd(), &name) {
-                Err(e) if is_absent(&e) => return Ok(None),
+                Err(e) if is_absent(&e) => return Ok(Taken::Gone),
                 opened => opened?,
             };
             let lock = match self.fs.open_file(handle.as_fd(), OsStr::new(LOCK)) {
@@ -157,9 +168,9 @@ impl Jobs {
                 opened => opened?,
             };
             match try_lock(lock.as_fd()) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Taken::Busy),
                 Err(e) => Err(e),
-                Ok(()) => Ok(Some(self.job_dir(handle, lock, path.clone(), job))),
+                Ok(()) => Ok(Taken::Ours(self.job_dir(handle, lock, path.clone(), job))),
             }
         };
         take().map_err(|e| failed("open", &path, e))

@@ -43,6 +43,7 @@ struct State {
     killed: Option<Logged>,
     dead: bool,
     faults: Vec<Fault>,
+    plain_renames: bool,
     log: Vec<Logged>,
     phase: String,
     phases: Vec<(String, u64)>,
@@ -116,6 +117,11 @@ impl Faulty {
     /// Ends all faults that were asked for by [`Faulty::fail`].
     pub fn heal(&self) {
         self.lock().faults.clear();
+    }
+
+    /// From now on renames are as on file systems that only know the plain one (NFS): others fail with `EINVAL`.
+    pub fn plain_renames(&self) {
+        self.lock().plain_renames = true;
     }
 
     /// Names the phase that the code under test is in from now on, for the log and [`Faulty::phases`].
@@ -386,6 +392,9 @@ impl FileSystem for Faulty {
         to_name: &OsStr,
         how: Rename,
     ) -> io::Result<()> {
+        if how != Rename::Replace && self.lock().plain_renames {
+            return Err(rustix::io::Errno::INVAL.into());
+        }
         self.mutate(Call::Rename, to_name, |fs, ledger, _| match ledger {
             Some(ledger) => ledger.rename(from, from_name, to, to_name, how),
             None => fs.rename(from, from_name, to, to_name, how),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use backstay_model::{JobId, Result};
-use backstay_tree::apply::{Changes, MetaChange, Seen, Step, Values};
+use backstay_tree::apply::{Changes, MetaChange, Seen, Step, Values, is_workplace};
 use backstay_tree::compare::{self, Options};
 use backstay_tree::fs::{FileSystem, Host, Kind, Stat};
 use backstay_tree::metadata::{self, Metadata};
@@ -24,19 +24,17 @@ pub fn host() -> Arc<dyn FileSystem> {
     Arc::new(Host)
 }
 
-/// Compares two trees with all metadata; the roots' own where asked.
+/// Compares two trees with all metadata, workplaces left out.
 #[track_caller]
 pub fn same(first: &Path, second: &Path, what: &str) {
-    let differences = compare::trees(first, second, &Options::default());
+    let differences = differences(first, second, true);
     assert!(differences.is_empty(), "{what}: {}", shown(&differences));
 }
 
-pub fn is_same(first: &Path, second: &Path, root_time: bool) -> bool {
-    differences(first, second, root_time).is_empty()
-}
-
+/// How two trees differ, workplaces left out; the time of the roots themselves where asked.
 pub fn differences(first: &Path, second: &Path, root_time: bool) -> Vec<compare::Difference> {
     let mut found = compare::trees(first, second, &Options::default());
+    found.retain(|d| !d.path.components().next().is_some_and(|name| is_workplace(name.as_os_str())));
     found.retain(|d| root_time || !(d.path.as_os_str().is_empty() && d.what == compare::What::Mtime));
     found
 }
@@ -164,7 +162,7 @@ impl Planner {
         let list = |dir: BorrowedFd<'_>| -> BTreeMap<OsString, Stat> {
             let device = Host.stat_handle(dir).unwrap().device;
             let entries = scan(&Host, dir, &Exclusions::new(), device).unwrap().entries;
-            entries.into_iter().map(|e| (e.name, e.stat)).collect()
+            entries.into_iter().filter(|e| !is_workplace(&e.name)).map(|e| (e.name, e.stat)).collect()
         };
         let (old, new) = (list(a), list(b));
         for name in old.keys().chain(new.keys().filter(|n| !old.contains_key(*n))) {
@@ -238,7 +236,8 @@ pub fn stage(fs: &dyn FileSystem, target: &Path, staging: &Path, changes: &Chang
         let name = step.path.file_name().unwrap();
         copier.entry(from.as_fd(), to.as_fd(), name, &Host.stat(from.as_fd(), name)?)?;
     }
-    fs.sync_all(staging.as_fd())
+    // A restore that writes nothing syncs nothing.
+    if changes.steps.iter().any(|s| s.new.is_some()) { fs.sync_all(staging.as_fd()) } else { Ok(()) }
 }
 
 /// An error of staging as the whole job gives it.
