@@ -160,6 +160,18 @@ codes! {
     /// The kit's passphrase is wrong or the file is not a kit.
     KitUnreadable, No, 1, "Check the file and the passphrase.";
 
+    // --- the scheduler and its messages
+    /// A scheduler works on this state already.
+    ServerRunning, No, 1, "One `backstay serve` a state is enough. `backstay status` says whether it is well; stop it first to start another.";
+    /// A job that belongs to the automatic points cannot be cancelled.
+    AutomaticJob, No, 1, "Automatic points are stopped by pausing the app only: `backstay app pause APP`.";
+    /// The newest point of an app is older than it may be.
+    BackupMissed, Later, 1, "See that `backstay serve` runs (`backstay status`) and why its last run failed (`backstay job list`).";
+    /// Points that wait for the vault have reached their limit on this machine.
+    SpoolFull, Later, 1, "Bring the vault back: waiting points move in by themselves. Or raise `spool` under [automatic] in backstay.toml.";
+    /// A message could not be delivered.
+    NotifyFailed, Later, 1, "Check address, credentials and network; `backstay notify test` tries every channel.";
+
     // --- everything else
     /// The operating system refused something unexpected.
     System, No, 1, "See the cause. If it looks like a mistake of Backstay, report it.";

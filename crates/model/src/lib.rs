@@ -10,6 +10,7 @@ mod job;
 mod point;
 mod progress;
 pub mod retention;
+pub mod schedule;
 
 pub use error::{Code, Error, Result, Retry};
 pub use id::{AppName, JobId, ParseIdError, PointId, Secret};
