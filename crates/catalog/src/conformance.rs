@@ -21,6 +21,8 @@ pub fn suite<C: Catalog>(make: impl Fn() -> C) {
     one_exclusive_job_per_app(&make());
     only_the_holder_of_the_token_may_write(&make());
     a_stop_reaches_the_job(&make());
+    an_automatic_job_is_not_cancelled(&make());
+    notes_are_kept_by_name(&make());
     jobs_keep_what_they_did(&make());
     of_many_that_begin_at_once_one_wins(&make());
 }
@@ -61,6 +63,7 @@ pub fn job(number: u8, app: Option<&str>, exclusive: bool) -> NewJob {
         kind: JobKind::Backup,
         app: app.map(AppName::suggest),
         exclusive,
+        automatic: false,
     }
 }
 
@@ -225,6 +228,28 @@ fn a_stop_reaches_the_job(c: &impl Catalog) {
     c.end_job(&it.id, it.token, &Work::default(), &end).unwrap();
     assert_eq!(c.cancel_job(&it.id).unwrap().state, JobState::Cancelled);
     assert_eq!(code(c.cancel_job(&JobId::from_bytes([9; 16]))), Code::JobNotFound);
+}
+
+fn an_automatic_job_is_not_cancelled(c: &impl Catalog) {
+    let it = c.begin_job(&NewJob { automatic: true, ..job(1, Some("blog"), true) }).unwrap();
+    assert!(it.automatic);
+    assert_eq!(code(c.cancel_job(&it.id)), Code::AutomaticJob);
+    assert!(!c.watch_job(&it.id, it.token).unwrap(), "it was not asked to stop");
+    c.end_job(&it.id, it.token, &Work::default(), &well()).unwrap();
+    assert_eq!(c.cancel_job(&it.id).unwrap().state, JobState::Succeeded);
+}
+
+fn notes_are_kept_by_name(c: &impl Catalog) {
+    assert!(c.notes("").unwrap().is_empty());
+    let note = |name: &str, value: Option<&str>| (name.to_owned(), value.map(str::to_owned));
+    c.set_notes(&[note("a/1", Some("x")), note("a/2", Some("y")), note("b%", Some("z"))]).unwrap();
+    c.set_notes(&[note("a/1", Some("new")), note("a/2", None), note("a/3", None)]).unwrap();
+    let of = |prefix: &str| c.notes(prefix).unwrap().into_iter().collect::<Vec<_>>();
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(of("a/"), [pair("a/1", "new")]);
+    assert_eq!(of("b%"), [pair("b%", "z")]);
+    assert_eq!(of("%"), [], "a prefix is taken as it is");
+    assert_eq!(of("").len(), 2);
 }
 
 fn jobs_keep_what_they_did(c: &impl Catalog) {

@@ -18,6 +18,7 @@ mod lease;
 mod owner;
 mod sqlite;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -83,6 +84,8 @@ pub struct NewJob {
     pub app: Option<AppName>,
     /// Whether no other exclusive job of the app may run beside it.
     pub exclusive: bool,
+    /// Whether the scheduler began it; such a job is not cancelled by [`Catalog::cancel_job`].
+    pub automatic: bool,
 }
 
 /// What a job has done so far.
@@ -202,9 +205,16 @@ pub trait Catalog: Send + Sync {
     /// One job; none when it is not known.
     fn job(&self, id: &JobId) -> Result<Option<Job>>;
 
-    /// Asks a job to stop and gives its record. `JobNotFound` when there is none; no change when it has ended.
+    /// Asks a job to stop and gives its record. `JobNotFound` when there is none, `AutomaticJob` when the scheduler's
+    /// runs; no change when it has ended.
     fn cancel_job(&self, id: &JobId) -> Result<Job>;
 
     /// The log of a job, oldest line first.
     fn job_log(&self, id: &JobId) -> Result<Vec<LogLine>>;
+
+    /// The notes whose names begin with `prefix`, by name. A note is a small text that its writer remembers.
+    fn notes(&self, prefix: &str) -> Result<BTreeMap<String, String>>;
+
+    /// Writes notes, or removes those without a value, all or none of them.
+    fn set_notes(&self, changes: &[(String, Option<String>)]) -> Result<()>;
 }

@@ -11,6 +11,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -334,8 +335,8 @@ impl Catalog for Sqlite {
             let now = text(self.clock.now());
             let done = sqlx::query(
                 "INSERT INTO jobs (id, kind, app, exclusive, state, created, started, owner, token, lease_until,
-                                   lease_uptime_ms, steps, progress)
-                 VALUES (?, ?, ?, ?, 'running', ?, ?, ?, ?, ?, ?, '[]', ?)",
+                                   lease_uptime_ms, automatic, steps, progress)
+                 VALUES (?, ?, ?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, '[]', ?)",
             )
             .bind(new.id.to_string())
             .bind(rows::word(&new.kind)?)
@@ -347,6 +348,7 @@ impl Catalog for Sqlite {
             .bind(token)
             .bind(until)
             .bind(uptime)
+            .bind(i64::from(new.automatic))
             .bind(rows::to_json(&backstay_model::Counts::default())?)
             .execute(&mut *db)
             .await;
@@ -430,13 +432,19 @@ impl Catalog for Sqlite {
     fn cancel_job(&self, id: &JobId) -> Result<Job> {
         self.write(async |db| {
             sqlx::query(
-                "UPDATE jobs SET cancel_requested = 1 WHERE id = ? AND state IN ('running', 'queued')",
+                "UPDATE jobs SET cancel_requested = 1
+                 WHERE id = ? AND state IN ('running', 'queued') AND automatic = 0",
             )
             .bind(id.to_string())
             .execute(&mut *db)
             .await?;
             let gone = || Error::new(Code::JobNotFound, format!("There is no job {}", id.short()));
-            Self::job_row(db, id).await?.ok_or_else(|| gone().into())
+            let job = Self::job_row(db, id).await?.ok_or_else(gone)?;
+            if job.automatic && matches!(job.state, JobState::Running | JobState::Queued) {
+                let message = format!("Job {} belongs to the automatic points", id.short());
+                return Err(Error::new(Code::AutomaticJob, message).into());
+            }
+            Ok(job)
         })
     }
 
@@ -449,6 +457,34 @@ impl Catalog for Sqlite {
             rows.iter()
                 .map(|row| Ok(LogLine { time: rows::time(row, "time")?, text: row.try_get("text")? }))
                 .collect()
+        })
+    }
+
+    fn notes(&self, prefix: &str) -> Result<BTreeMap<String, String>> {
+        self.read(async |db| {
+            let rows = sqlx::query("SELECT name, value FROM notes WHERE substr(name, 1, length(?1)) = ?1")
+                .bind(prefix)
+                .fetch_all(db)
+                .await?;
+            rows.iter().map(|row| Ok((row.try_get("name")?, row.try_get("value")?))).collect()
+        })
+    }
+
+    fn set_notes(&self, changes: &[(String, Option<String>)]) -> Result<()> {
+        self.write(async |db| {
+            for (name, value) in changes {
+                let query = match value {
+                    Some(value) => sqlx::query(
+                        "INSERT INTO notes (name, value) VALUES (?, ?)
+                         ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                    )
+                    .bind(name)
+                    .bind(value),
+                    None => sqlx::query("DELETE FROM notes WHERE name = ?").bind(name),
+                };
+                query.execute(&mut *db).await?;
+            }
+            Ok(())
         })
     }
 }

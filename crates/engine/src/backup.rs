@@ -19,7 +19,7 @@ use backstay_vault::backup::{DEFAULT_LEVEL, SnapshotDetails, TreeOptions};
 use serde::Serialize;
 
 use crate::adopt::Subject;
-use crate::job::{Done, Running, Task, run};
+use crate::job::{Done, Running, Task, run_for};
 use crate::manifest::{CONTENT, FILE, Manifest};
 use crate::points::{self, Points, WAIT};
 use crate::recover::{Places, same_disk};
@@ -108,7 +108,7 @@ impl Engine {
             .advise(format!("Name its folder once: `backstay backup PATH --app {}`.", subject.app.name))
         })?;
         let task = Task { kind: JobKind::Backup, app: Some(&subject.app.name), exclusive: true };
-        let taken = run(self.catalog()?, &self.clock, &task, (progress, cancel), |job| {
+        let taken = run_for(origin, self.catalog()?, &self.clock, &task, (progress, cancel), |job| {
             let taken = self.take(job, &points, &subject, &home, origin)?;
             let failures = taken.problems.iter().filter(|p| p.kind.is_failure()).count();
             let point = &taken.record.point;

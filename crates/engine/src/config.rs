@@ -243,7 +243,9 @@ impl Mail {
             return Err("notify.mail needs user and password_file (or password_env) together");
         }
         if password && self.tls == Tls::None && !is_here(&self.host) {
-            return Err("notify.mail would send the password in the clear: use tls = \"starttls\" or \"implicit\"");
+            return Err(
+                "notify.mail would send the password in the clear: use tls = \"starttls\" or \"implicit\"",
+            );
         }
         Ok(())
     }
@@ -276,7 +278,9 @@ mod tests {
         let error = load("vualt = \"/mnt/v\"\n").unwrap_err();
         assert_eq!(error.code(), Code::InvalidValue);
         assert!(error.causes().concat().contains("vualt"), "{error:?}");
-        for text in ["[notify]\nremindr = \"1h\"", "[[notify.webhook]]\nulr = \"http://h\"", "[automatic]\nx = 1"] {
+        for text in
+            ["[notify]\nremindr = \"1h\"", "[[notify.webhook]]\nulr = \"http://h\"", "[automatic]\nx = 1"]
+        {
             assert_eq!(load(text).unwrap_err().code(), Code::InvalidValue, "{text}");
         }
     }
@@ -348,7 +352,10 @@ mod tests {
             assert_eq!(error.code(), Code::InvalidValue, "{text}");
             assert!(!format!("{error:?}{}", error.advice()).contains("s3cret"), "{error:?}");
         }
-        load(&format!("{mail}user = \"u\"\npassword_env = \"P\"\ntls = \"none\"").replace("\"h\"", "\"localhost\""))
-            .unwrap();
+        load(
+            &format!("{mail}user = \"u\"\npassword_env = \"P\"\ntls = \"none\"")
+                .replace("\"h\"", "\"localhost\""),
+        )
+        .unwrap();
     }
 }

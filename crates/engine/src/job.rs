@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use backstay_catalog::{Catalog, Clock, End, LEASE, LogLine, NewJob, Work};
 use backstay_model::{
-    AppName, Cancel, Code, Counts, Error, Job, JobId, JobKind, JobState, Phase, Problem, Progress, Result,
-    Step,
+    AppName, Cancel, Code, Counts, Error, Job, JobId, JobKind, JobState, Origin, Phase, Problem, Progress,
+    Result, Step,
 };
 
 use crate::secrets::random;
@@ -81,6 +81,18 @@ pub(crate) fn run<T>(
     catalog: &Arc<dyn Catalog>,
     clock: &Arc<dyn Clock>,
     task: &Task<'_>,
+    watch: (&dyn Progress, &Cancel),
+    work: impl FnOnce(&Running<'_>) -> Result<Done<T>>,
+) -> Result<T> {
+    run_for(Origin::Manual, catalog, clock, task, watch, work)
+}
+
+/// Runs `work` as a job of whoever asked for it: a job of the scheduler is not cancelled by `job cancel`.
+pub(crate) fn run_for<T>(
+    origin: Origin,
+    catalog: &Arc<dyn Catalog>,
+    clock: &Arc<dyn Clock>,
+    task: &Task<'_>,
     (progress, cancel): (&dyn Progress, &Cancel),
     work: impl FnOnce(&Running<'_>) -> Result<Done<T>>,
 ) -> Result<T> {
@@ -90,6 +102,7 @@ pub(crate) fn run<T>(
         kind: task.kind,
         app: task.app.cloned(),
         exclusive: task.exclusive,
+        automatic: origin == Origin::Automatic,
     };
     let job = catalog.begin_job(&new)?;
     let shared =

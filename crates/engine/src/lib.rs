@@ -16,6 +16,7 @@ mod keys;
 mod kit;
 mod maintain;
 mod manifest;
+mod notify;
 mod place;
 mod points;
 mod private;
@@ -32,6 +33,7 @@ pub use backstay_vault::check::Finding;
 pub use backstay_vault::diff::{Change, Difference};
 pub use backup::{BackupReport, BackupRequest, problem_name};
 pub use browse::{FileEntry, ManifestView, PointDetails, VerifyReport};
+pub use config::{parse_duration, parse_size};
 pub use job::phase_name;
 pub use keys::{KeyInfo, PASSWORD_MIN};
 pub use kit::{PASSPHRASE_MIN, check_passphrase};
@@ -39,6 +41,7 @@ pub use maintain::{
     Affected, CheckResult, Compared, CopyResult, PruneResult, RepairResult, VaultStats, shown_path,
 };
 pub use manifest::Manifest;
+pub use notify::{Delivery, Event, Message};
 pub use points::{DamagedSnapshot, Listing};
 pub use recover::{Attached, Exported, Made, Places};
 pub use restore::{RestoreReport, RestoreRequest};

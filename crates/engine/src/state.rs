@@ -49,7 +49,7 @@ impl Default for Setup {
 pub struct Engine {
     pub(crate) state: PathBuf,
     vault_for_now: Option<String>,
-    config: Config,
+    pub(crate) config: Config,
     pub(crate) fs: Arc<dyn FileSystem>,
     pub(crate) clock: Arc<dyn Clock>,
     catalog: OnceLock<Arc<dyn Catalog>>,

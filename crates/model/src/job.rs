@@ -83,6 +83,9 @@ pub struct Job {
     pub lease_until: Option<Timestamp>,
     /// Whether somebody asked it to stop.
     pub cancel_requested: bool,
+    /// Whether the scheduler began it; such a job is stopped by pausing the app only.
+    #[serde(default)]
+    pub automatic: bool,
     /// What it did, in order.
     pub steps: Vec<Step>,
     /// Done and total bytes, where known.

@@ -20,6 +20,7 @@ use super::{BUSY, Step, Stop};
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "state", include_str!("../../migrations/sqlite/0001_state.sql")),
     (2, "apps", include_str!("../../migrations/sqlite/0002_apps.sql")),
+    (3, "watch", include_str!("../../migrations/sqlite/0003_watch.sql")),
 ];
 
 pub(super) async fn connect(path: &Path) -> Result<SqliteConnection> {

@@ -109,6 +109,7 @@ pub(super) fn read_job(row: &SqliteRow) -> Step<JobRow> {
         token: row.try_get("token")?,
         lease_until: time_or_none(row, "lease_until")?,
         cancel_requested: row.try_get::<i64, _>("cancel_requested")? != 0,
+        automatic: row.try_get::<i64, _>("automatic")? != 0,
         steps: from_json("the steps of a job", row.try_get("steps")?)?,
         progress: from_json("the progress of a job", row.try_get("progress")?)?,
         message: row.try_get("message")?,

@@ -96,7 +96,9 @@ mod tests {
         ] {
             assert_eq!(parse_duration(text).unwrap().as_secs(), seconds, "{text}");
         }
-        for bad in ["", "10", "h", "-1h", "1.5h", "1 week", "1h30", "99999999999999999999s", "9999999999999999d"] {
+        for bad in
+            ["", "10", "h", "-1h", "1.5h", "1 week", "1h30", "99999999999999999999s", "9999999999999999d"]
+        {
             assert_eq!(parse_duration(bad).unwrap_err().code(), Code::InvalidValue, "{bad}");
         }
     }
