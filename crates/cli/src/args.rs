@@ -77,6 +77,9 @@ pub enum Command {
     /// Look at jobs, or stop one
     #[command(subcommand)]
     Job(Job),
+    /// Tell people what went wrong (docs/alerts.md)
+    #[command(subcommand)]
+    Notify(Notify),
     /// Show the state, the apps, their newest points and the vault
     Status,
     /// Print a completion script for a shell
@@ -276,6 +279,12 @@ pub enum Kit {
         #[arg(long, value_name = "FILE")]
         passphrase_file: Option<PathBuf>,
     },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Notify {
+    /// Send a test message through every channel of the configuration and tell what became of each
+    Test,
 }
 
 #[derive(Subcommand, Debug)]

@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod job;
 pub mod kit;
+pub mod notify;
 pub mod points;
 pub mod restore;
 pub mod status;

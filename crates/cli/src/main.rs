@@ -93,6 +93,7 @@ fn run(cli: Cli, out: &mut Out) -> Result<u8> {
         Command::Vault(command) => commands::vault::run(&engine, command, out),
         Command::Kit(command) => commands::kit::run(&engine, command, out),
         Command::Job(command) => commands::job::run(&engine, command, out),
+        Command::Notify(command) => commands::notify::run(&engine, command, out),
         Command::Status => commands::status::run(&engine, out),
         Command::Completions { .. } => Ok(0),
     }
