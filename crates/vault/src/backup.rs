@@ -16,6 +16,7 @@ mod past;
 mod queue;
 mod read;
 mod session;
+mod survey;
 mod walk;
 
 use std::collections::BTreeMap;
@@ -35,6 +36,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 
 pub use leave_out::Filtered;
+pub use survey::{Survey, survey};
 pub use walk::SparseFile;
 
 use crate::chunker::{Chunker, Sizes};
@@ -129,15 +131,7 @@ impl Vault {
     /// Begins a backup under a lock that the caller holds until it is committed.
     pub fn begin(&self, _lock: &Lock, level: i32, cancel: &Cancel) -> Result<SnapshotWriter> {
         let (session, uploads) = Session::begin(self, level, cancel)?;
-        Ok(SnapshotWriter {
-            session,
-            uploads: Some(uploads),
-            started: Timestamp::now(),
-            nodes: Vec::new(),
-            groups: Groups::new(),
-            indexes: Vec::new(),
-            tally: Tally::default(),
-        })
+        Ok(SnapshotWriter::new(session, Some(uploads)))
     }
 }
 
@@ -154,6 +148,18 @@ fn file_time(time: Timestamp) -> FileTime {
 }
 
 impl SnapshotWriter {
+    fn new(session: Arc<Session>, uploads: Option<Uploads>) -> Self {
+        SnapshotWriter {
+            session,
+            uploads,
+            started: Timestamp::now(),
+            nodes: Vec::new(),
+            groups: Groups::new(),
+            indexes: Vec::new(),
+            tally: Tally::default(),
+        }
+    }
+
     /// When it began.
     #[must_use]
     pub fn started(&self) -> Timestamp {
@@ -161,7 +167,10 @@ impl SnapshotWriter {
     }
 
     fn worker(&self) -> Result<Worker> {
-        Worker::new(&self.session, self.uploads.as_ref().ok_or_else(ended)?)
+        if self.uploads.is_none() && !self.session.is_dry() {
+            return Err(ended());
+        }
+        Worker::new(&self.session, self.uploads.as_ref())
     }
 
     /// Saves a folder and all in it as `name` in the snapshot's root.
@@ -186,10 +195,9 @@ impl SnapshotWriter {
         let device = fs.stat_handle(root.as_fd()).map_err(unreadable)?.device;
         let parent = options.parent.and_then(|id| self.past_of_snapshot(&id, name));
         let expected = parent.as_ref().and_then(|(node, _)| node.subtree);
-        let index = options
-            .file_index
-            .as_deref()
-            .and_then(|p| FileIndex::open(p, self.identity(name, home), expected));
+        let open_index = if self.session.is_dry() { FileIndex::peek } else { FileIndex::open };
+        let index =
+            options.file_index.as_deref().and_then(|p| open_index(p, self.identity(name, home), expected));
         let (root_past, limit) = past_of_root(index.as_ref(), parent);
         let first = Task::Folder { parent: None, above: None, name: OsString::new() };
         let walk = Walk {

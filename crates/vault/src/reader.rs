@@ -49,6 +49,11 @@ impl Reader {
         self
     }
 
+    /// The vault, the index, and the trees that were laid over it.
+    pub(crate) fn into_parts(self) -> (Vault, BlobIndex, Vec<Vec<u8>>) {
+        (self.vault, self.index, self.trees.into_values().collect())
+    }
+
     /// The vault.
     #[must_use]
     pub fn vault(&self) -> &Vault {

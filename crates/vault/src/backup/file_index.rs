@@ -341,6 +341,23 @@ impl FileIndex {
         Some(FileIndex { path: path.to_owned(), identity, past: slot, file, fresh, tail: Mutex::new(tail) })
     }
 
+    /// Opens the index at `path` for reading only; nothing is made, locked or written. Blocks that another backup
+    /// appends meanwhile are behind those of the past, and a file that it replaces stays open here.
+    pub fn peek(path: &Path, identity: [u8; 32], expected_tree: Option<Id>) -> Option<FileIndex> {
+        let file = File::open(path).ok()?;
+        let slot = newest_slot(&file, &identity).filter(|s| Some(s.tree) == expected_tree)?;
+        let out = file.try_clone().ok()?;
+        let tail = Tail { file: out, end: slot.end, live: 0, pending: Vec::new(), broken: true };
+        Some(FileIndex {
+            path: path.to_owned(),
+            identity,
+            past: Some(slot),
+            file,
+            fresh: false,
+            tail: Mutex::new(tail),
+        })
+    }
+
     /// The slot of the past, if there is one.
     pub fn slot(&self) -> Option<&Slot> {
         self.past.as_ref()
@@ -374,6 +391,9 @@ impl FileIndex {
         bytes.extend_from_slice(&sum);
         let length = u32::try_from(bytes.len()).ok().filter(|l| *l <= BLOCK_MAX)?;
         let mut tail = self.tail.lock();
+        if tail.broken {
+            return None;
+        }
         let block = Block { offset: tail.end, length };
         tail.end += u64::from(length);
         tail.live += u64::from(length);
@@ -411,6 +431,9 @@ impl FileIndex {
 
 impl Tail {
     fn flush(&mut self) {
+        if self.broken {
+            return;
+        }
         let at = self.end.saturating_sub(u64::try_from(self.pending.len()).unwrap_or(0));
         self.broken |= self.file.write_all_at(&self.pending, at).is_err();
         self.pending.clear();

@@ -3,6 +3,7 @@
 //! Invariants:
 //! * A blob is stored once: the first worker that claims its id stores it.
 //! * An index object is put only after all packs it names are durable.
+//! * A session that is dry ([`Session::dry`]) stores nothing: trees that the vault does not have are kept in memory.
 //! * The first failure stops everybody and is the one that is told; nothing is committed after one.
 //!
 //! Memory: one pack a worker, one pack an uploading thread, one pack of trees. A worker waits for an uploader
@@ -79,6 +80,8 @@ pub(crate) struct Session {
     stored_packs: Mutex<Vec<Id>>,
     failed: AtomicBool,
     failure: Mutex<Option<Error>>,
+    /// Nothing is stored; new trees come here.
+    dry: Option<Mutex<Vec<Vec<u8>>>>,
 }
 
 /// The threads that store packs. Two keep a disk busy while one waits for its sync. None outlives the backup:
@@ -113,13 +116,30 @@ impl Session {
     pub fn begin(vault: &Vault, level: i32, cancel: &Cancel) -> Result<(Arc<Session>, Uploads)> {
         let present = vault.objects(Folder::Data)?;
         let (index, _) = vault.load_index(&|pack| present.contains_key(pack))?;
-        let session = Arc::new(Session {
+        let packs = index.packs().iter().copied().collect();
+        let session = Arc::new(Session { level, packs, ..Self::new(vault, index, cancel) });
+        let (sender, receiver) = bounded(0);
+        let start = |_| {
+            let (session, receiver) = (Arc::clone(&session), receiver.clone());
+            std::thread::spawn(move || session.upload_all(&receiver))
+        };
+        let threads = (0..UPLOADERS).map(start).collect();
+        Ok((session, Uploads { sender: Some(sender), threads }))
+    }
+
+    /// A session that looks and stores nothing.
+    pub fn dry(vault: &Vault, index: BlobIndex, cancel: &Cancel) -> Arc<Session> {
+        Arc::new(Session { dry: Some(Mutex::new(Vec::new())), ..Self::new(vault, index, cancel) })
+    }
+
+    fn new(vault: &Vault, index: BlobIndex, cancel: &Cancel) -> Self {
+        Session {
             chunker: Chunker::new(vault.master(), crate::chunker::Sizes::FILES),
             vault: vault.clone(),
             cancel: cancel.clone(),
             added: Added::default(),
-            level,
-            packs: index.packs().iter().copied().collect(),
+            level: 0,
+            packs: HashSet::new(),
             index,
             fresh: Fresh::new(),
             spare: Mutex::new(Vec::new()),
@@ -129,14 +149,17 @@ impl Session {
             stored_packs: Mutex::new(Vec::new()),
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
-        });
-        let (sender, receiver) = bounded(0);
-        let start = |_| {
-            let (session, receiver) = (Arc::clone(&session), receiver.clone());
-            std::thread::spawn(move || session.upload_all(&receiver))
-        };
-        let threads = (0..UPLOADERS).map(start).collect();
-        Ok((session, Uploads { sender: Some(sender), threads }))
+            dry: None,
+        }
+    }
+
+    pub fn is_dry(&self) -> bool {
+        self.dry.is_some()
+    }
+
+    /// The index, and the trees that a dry session has kept.
+    pub fn into_parts(self) -> (BlobIndex, Vec<Vec<u8>>) {
+        (self.index, self.dry.map(Mutex::into_inner).unwrap_or_default())
     }
 
     /// Whether the vault has the blob or this session has stored it.
@@ -273,7 +296,8 @@ impl Session {
 /// One thread's own tools: nothing in here is shared.
 pub(crate) struct Worker {
     pub session: Arc<Session>,
-    sender: Sender<Pack>,
+    /// None of a dry session.
+    sender: Option<Sender<Pack>>,
     compressor: Option<Compressor>,
     nonces: Nonces,
     data: PackBuffer,
@@ -285,11 +309,12 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub fn new(session: &Arc<Session>, uploads: &Uploads) -> Result<Self> {
-        let compressor = session.vault.compresses().then(|| Compressor::new(session.level)).transpose()?;
+    pub fn new(session: &Arc<Session>, uploads: Option<&Uploads>) -> Result<Self> {
+        let compresses = session.vault.compresses() && !session.is_dry();
+        let compressor = compresses.then(|| Compressor::new(session.level)).transpose()?;
         Ok(Worker {
             session: Arc::clone(session),
-            sender: uploads.sender()?.clone(),
+            sender: uploads.map(Uploads::sender).transpose()?.cloned(),
             compressor,
             nonces: Nonces::default(),
             data: PackBuffer::new(BlobKind::Data, Vec::new()),
@@ -302,6 +327,9 @@ impl Worker {
     /// Stores a piece of content unless the vault has it.
     pub fn store_data(&mut self, data: &[u8]) -> Result<Id> {
         let id = self.data.id_of(data);
+        if self.session.is_dry() {
+            return Ok(id);
+        }
         if !self.session.claim(BlobKind::Data, &id) {
             return Ok(id);
         }
@@ -310,7 +338,7 @@ impl Worker {
         self.note_plain(data.len());
         if self.data.is_full() {
             let full = std::mem::replace(&mut self.data, PackBuffer::new(BlobKind::Data, Vec::new()));
-            self.session.submit(&self.sender, full, &mut self.nonces)?;
+            self.submit(full)?;
             // Only now: a buffer that was free before would lie idle while this thread waited.
             self.data = PackBuffer::new(BlobKind::Data, self.session.buffer());
         }
@@ -321,6 +349,10 @@ impl Worker {
     pub fn store_tree(&mut self, json: &[u8]) -> Result<Id> {
         let id = Id::of(json);
         if !self.session.claim(BlobKind::Tree, &id) {
+            return Ok(id);
+        }
+        if let Some(kept) = &self.session.dry {
+            kept.lock().push(json.to_vec());
             return Ok(id);
         }
         let mut own = PackBuffer::new(BlobKind::Tree, std::mem::take(&mut self.sealing));
@@ -341,9 +373,14 @@ impl Worker {
             }
         };
         if let Some(pack) = full {
-            self.session.submit(&self.sender, pack, &mut self.nonces)?;
+            self.submit(pack)?;
         }
         Ok(id)
+    }
+
+    fn submit(&mut self, pack: PackBuffer) -> Result<()> {
+        let ended = || Error::new(Code::Internal, "The backup has ended");
+        self.session.submit(self.sender.as_ref().ok_or_else(ended)?, pack, &mut self.nonces)
     }
 
     fn note_plain(&self, bytes: usize) {
