@@ -171,6 +171,11 @@ impl Workplace {
         place::path_of_handle(self.place.slots.handle())
     }
 
+    /// What lies at a path below the home now: for a [`Step`] whose live entry the plan could not look at.
+    pub fn look(&self, path: &Path) -> Result<Option<Seen>> {
+        commit::live_entry(&self.place, path).map(|stat| stat.as_ref().map(Seen::from))
+    }
+
     /// Compares the home with what the plan saw, and commits: after this returns, the changes are made, now by
     /// [`Journal::settle`] or later by [`recover`]. `HomeChanged` when the app was faster, `Conflict` when
     /// something is mounted where something is to change; then nothing was changed.
@@ -263,6 +268,11 @@ impl Journal {
         self.record.goal
     }
 
+    /// The paths of the entries that change places, below the home.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.record.steps.iter().map(|step| step.path.as_path())
+    }
+
     /// Whether all of that side is there and synced.
     #[must_use]
     pub fn is_settled(&self) -> bool {
@@ -277,7 +287,7 @@ impl Journal {
             return Ok(Settled::default());
         }
         if self.record.goal != goal {
-            let record = settle::turned(&self.place, &self.record, goal)?;
+            let record = self.turned(goal)?;
             self.place.state.remove(state::STATE)?;
             self.phase = Phase::Committed;
             self.place.state.write(state::JOURNAL, &record)?;
@@ -286,6 +296,23 @@ impl Journal {
         let settled = settle::settle(&self.place, &self.record)?;
         self.enter(Phase::Settled)?;
         Ok(settled)
+    }
+
+    fn turned(&self, goal: Side) -> Result<record::Journal> {
+        settle::turned(&self.place, &self.record, goal).map_err(|e| match self.is_settled() {
+            true => {
+                Error::new(Code::HomeChanged, format!("The restore cannot be turned round: {}", e.message()))
+                    .advise("Nothing was changed. Restore another point (the safety point, say) instead.")
+                    .because(e)
+            }
+            false => e,
+        })
+    }
+
+    /// Takes back [`Journal::close`], before the caller begins something that belongs to the next turn (stops the
+    /// app): [`recover`] tells of the job again, even if it is killed before [`Journal::settle`].
+    pub fn reopen(&mut self) -> Result<()> {
+        if self.phase == Phase::Closed { self.enter(Phase::Settled) } else { Ok(()) }
     }
 
     /// Says that the caller has done all that belongs to this turn (has started the app again): [`recover`] does

@@ -114,6 +114,17 @@ pub(super) fn look(fs: &dyn FileSystem, dir: BorrowedFd<'_>, name: &OsStr) -> io
     }
 }
 
+/// What lies at a path of the home.
+pub(super) fn live_entry(place: &Place, path: &Path) -> Result<Option<Stat>> {
+    let (folder, name) = split(path);
+    let parent = match place.home.descend(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened,
+    };
+    let found = parent.and_then(|parent| look(&**place.fs(), parent.as_fd(), name));
+    found.map_err(|e| not_as_seen(&place.home.path().join(path), e))
+}
+
 /// Opens a folder of the home that lies where entries can be moved to from the workplace.
 fn open_live(place: &Place, folder: &Path) -> Result<(OwnedFd, Stat)> {
     let path = place.home.path().join(folder);
