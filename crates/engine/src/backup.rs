@@ -19,6 +19,7 @@ use backstay_vault::backup::{DEFAULT_LEVEL, SnapshotDetails, TreeOptions};
 use serde::Serialize;
 
 use crate::adopt::Subject;
+use crate::filter::{self, FilterRecord};
 use crate::job::{Done, Running, Task, run_for};
 use crate::manifest::{CONTENT, FILE, Manifest};
 use crate::points::{self, Points, WAIT};
@@ -47,6 +48,9 @@ pub struct BackupReport {
     pub files_unchanged: u64,
     /// What a person should know: what could not be read, what was left out.
     pub problems: Vec<Problem>,
+    /// The filter that was obeyed; none where everything was taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter: Option<FilterRecord>,
     /// The job that did it.
     pub job: JobId,
     /// How long it took.
@@ -129,6 +133,7 @@ impl Engine {
             files_changed: taken.files[1],
             files_unchanged: taken.files[2],
             problems: taken.problems,
+            filter: taken.filter,
             job: taken.job,
             seconds: seconds(started.elapsed()),
             first_run,
@@ -154,7 +159,12 @@ impl Engine {
         let lock = vault.lock(Strength::Shared, WAIT, job.cancel())?;
         let mut writer = vault.begin(&lock, DEFAULT_LEVEL, job.cancel())?;
         let file_index = self.file_index(&points.vault.id, &app.name)?;
-        let options = TreeOptions { exclusions, filter: None, parent, file_index: Some(file_index) };
+        let filter = match filter::applies(origin, &app.config) {
+            true => Some(filter::load(&*self.fs, home, &app.config.excludes)?),
+            false => None,
+        };
+        let rules = filter.as_ref().map(|f| f.filter.clone());
+        let options = TreeOptions { exclusions, filter: rules, parent, file_index: Some(file_index) };
         let started = self.clock.now();
         let tree = {
             // What the last point held is what is to be expected now.
@@ -162,6 +172,18 @@ impl Engine {
                 Expecting { job, totals: newest.map_or((0, 0), |r| (r.point.files, r.point.bytes)) };
             writer.save_tree(CONTENT, &self.fs, home, options, &expecting)?
         };
+        let mut problems = tree.problems;
+        let filter = filter.map(|filter| {
+            let filtered = tree.filtered.unwrap_or_default();
+            let before = || Manifest::filter_in(&writer.document_of(&parent?, FILE)?);
+            let before = if filtered.unmatched.is_empty() { None } else { before() };
+            let notes = filter.notes(&filtered, before.as_ref());
+            for note in filter.problem().into_iter().chain(notes) {
+                job.problem(&note);
+                problems.push(note);
+            }
+            filter.record(&filtered)
+        });
         let id = PointId::from_bytes(random()?);
         let manifest = Manifest {
             backstay: Manifest::VERSION,
@@ -174,7 +196,8 @@ impl Engine {
             started,
             ended: self.clock.now(),
             counts: tree.counts,
-            problems: tree.problems,
+            problems,
+            filter,
             sparse: tree.sparse,
         };
         writer.save_bytes(FILE, &manifest.to_json()?)?;
@@ -197,6 +220,7 @@ impl Engine {
             record,
             files: [summary.files_new, summary.files_changed, summary.files_unmodified],
             problems: manifest.problems,
+            filter: manifest.filter,
             job: job.id(),
         })
     }
@@ -263,6 +287,7 @@ pub(crate) struct Taken {
     /// New, changed and unchanged ones.
     pub files: [u64; 3],
     pub problems: Vec<Problem>,
+    pub filter: Option<FilterRecord>,
     pub job: JobId,
 }
 
@@ -306,6 +331,8 @@ pub fn problem_name(kind: ProblemKind) -> &'static str {
         ProblemKind::Unsafe => "unsafe, not restored",
         ProblemKind::Excluded => "left out",
         ProblemKind::Grew => "grew while read",
+        ProblemKind::Filter => "not obeyed",
+        ProblemKind::Unmatched => "names nothing",
         _ => "to be looked at",
     }
 }

@@ -14,6 +14,8 @@ use backstay_vault::{Id, Reader};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::filter::FilterRecord;
+
 /// Name of the manifest in a point's root.
 pub(crate) const FILE: &str = "backstay.json";
 /// Name of the app's home in a point's root.
@@ -45,6 +47,9 @@ pub struct Manifest {
     pub counts: Counts,
     /// What a person should know: what could not be read, what was left out.
     pub problems: Vec<Problem>,
+    /// The filter that was obeyed; none where everything was taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<FilterRecord>,
     /// Files with holes and where they have data.
     #[serde(default)]
     pub sparse: Vec<SparseFile>,
@@ -82,6 +87,15 @@ impl Manifest {
             return Err(Error::new(Code::VaultUnsupported, message));
         }
         serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+    }
+
+    /// The filter in the bytes of a manifest; none where there is none or they cannot be understood.
+    pub(crate) fn filter_in(bytes: &[u8]) -> Option<FilterRecord> {
+        #[derive(Deserialize)]
+        struct Part {
+            filter: Option<FilterRecord>,
+        }
+        serde_json::from_slice::<Part>(bytes).ok()?.filter
     }
 
     /// Where the holes are, for a restore.

@@ -127,6 +127,8 @@ codes! {
     SourceNotFound, No, 4, "Check the path.";
     /// A file or folder could not be read.
     FileUnreadable, No, 3, "Give the user that runs Backstay the right to read it, or exclude it. The rest was saved.";
+    /// The file with the rules of an app's filter is too large or cannot be read.
+    FilterUnusable, No, 1, "Correct the file `_backup.filter` in the app's home, or take it away. See docs/filter.md.";
     /// A file changed while it was read.
     FileChanged, Later, 3, "The saved copy may mix old and new. The next backup reads it again.";
     /// The target of a restore is not usable.

@@ -56,6 +56,10 @@ pub enum ProblemKind {
     Lost,
     /// Its name or place is not acceptable (it would lead outside the target).
     Unsafe,
+    /// It holds the rules of a filter and could not be obeyed: everything was taken.
+    Filter,
+    /// A rule of a filter names nothing. Not a failure.
+    Unmatched,
 }
 
 impl ProblemKind {
@@ -69,6 +73,7 @@ impl ProblemKind {
                 | ProblemKind::Socket
                 | ProblemKind::Mount
                 | ProblemKind::Excluded
+                | ProblemKind::Unmatched
         )
     }
 }

@@ -281,6 +281,19 @@ impl SnapshotWriter {
         Some((node, snapshot.time))
     }
 
+    /// A small document of an earlier snapshot, by the index that this backup has loaded anyway; none where it cannot be
+    /// read.
+    #[must_use]
+    pub fn document_of(&self, id: &Id, name: &str) -> Option<Vec<u8>> {
+        let (node, _) = self.past_of_snapshot(id, name)?;
+        let mut bytes = Vec::new();
+        for piece in &node.content {
+            let place = self.session.index().find(crate::blob::BlobKind::Data, piece)?;
+            bytes.extend(self.session.vault.read_blob(crate::blob::BlobKind::Data, piece, &place).ok()?);
+        }
+        Some(bytes)
+    }
+
     /// Saves a small document as `name` (or `group/name`) in the snapshot.
     pub fn save_bytes(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let mut reader = bytes;

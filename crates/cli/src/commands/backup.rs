@@ -53,6 +53,9 @@ fn text(report: &BackupReport) -> String {
             number(report.files_unchanged)
         ));
     }
+    if let Some(filter) = report.filter.as_ref().filter(|f| f.left_out > 0) {
+        lines.push_str(&format!("{} left out by the filter\n", count(filter.left_out, "path")));
+    }
     lines
 }
 
