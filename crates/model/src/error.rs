@@ -110,6 +110,16 @@ codes! {
     /// The last way into the vault would be removed.
     LastKey, No, 1, "Add another key first.";
 
+    // --- archives (.zip and .xml)
+    /// An archive was altered or is broken: it does not match its manifest, or itself.
+    ArchiveDamaged, No, 1, "Nothing was changed. Use another backup, or fetch this one again if it was copied.";
+    /// A format of archive newer than this program, or one it does not know.
+    ArchiveUnsupported, No, 1, "Use a newer version. Nothing was changed and nothing is damaged.";
+    /// A zip without a manifest to compare it with.
+    ArchiveUnverified, No, 1, "Put the .xml beside the .zip, or add --accept-unverified if you know where the archive comes from.";
+    /// The settings of an archive cannot be opened here.
+    SettingsSealed, No, 3, "Content and databases can be restored. Give the passphrase or the identity (the recovery kit of the server that made it holds it) to restore the settings too.";
+
     // --- storage
     /// The place itself (the folder of a vault, say) does not exist.
     StorageNotFound, No, 4, "Check the place. If it lies on a disk or a share, see that it is mounted.";

@@ -14,6 +14,7 @@ const ORDER: [(&str, &[&str]); 9] = [
     // The local folder's system calls go through the tree's seam.
     ("storage", &["model", "tree"]),
     ("vault", &["model", "tree", "storage"]),
+    ("archive", &["model", "tree", "storage"]),
     ("catalog", &["model"]),
     ("platform", &["model", "tree"]),
     ("engine", &["model", "tree", "storage", "vault", "catalog", "platform"]),

@@ -1,0 +1,13 @@
+//! Archives as other programs see them, round trips, damage, hostile zips.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests"
+)]
+
+mod foreign;
+mod round_trip;
+mod world;
