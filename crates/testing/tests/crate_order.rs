@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// From the top to the bottom, with the crates that each may use.
-const ORDER: [(&str, &[&str]); 9] = [
+const ORDER: [(&str, &[&str]); 10] = [
     ("model", &[]),
     ("tree", &["model"]),
     // The local folder's system calls go through the tree's seam.
