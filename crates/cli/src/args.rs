@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-const POINTS: &str = "POINT is an id or a unique prefix of one, `latest`, `latest~2`, or a time (the newest point not after it).";
+const POINTS: &str = "POINT is an id or a unique prefix of one, `latest`, `latest~2` (safety points do not count), or a time (the newest \
+                      point not after it).";
 
 /// Recovery points of whole web apps: taken with one command, brought back with one.
 #[derive(Parser, Debug)]
@@ -53,9 +54,11 @@ pub enum Command {
     /// Compare two recovery points, or one with the newest
     #[command(after_help = POINTS)]
     Diff(Diff),
-    /// Bring a recovery point out into a new folder
+    /// Bring an app back to a recovery point, wholly or not at all; or bring a point out into a new app or folder
     #[command(after_help = POINTS)]
     Restore(Restore),
+    /// Take the last restore of an app back (or the last undo)
+    Undo(Undo),
     /// Delete a recovery point; its space is freed by `vault prune`
     #[command(after_help = POINTS)]
     Delete(Delete),
@@ -154,13 +157,41 @@ pub struct Diff {
 pub struct Restore {
     #[command(flatten)]
     pub at: PointRef,
-    /// Folder to make; it must not exist yet or be empty
-    #[arg(long, value_name = "DIR", required = true)]
-    pub directory: PathBuf,
+    /// Another app instead: one that exists goes to the point, a name that is free becomes a new app
+    #[arg(long, value_name = "APP2")]
+    pub to: Option<String>,
+    /// Folder to make instead of changing an app; it must not exist yet or be empty. With --to: the home of the new app
+    /// [default: sites/APP2 in the state folder]
+    #[arg(long, value_name = "DIR")]
+    pub directory: Option<PathBuf>,
     /// Only this path of the point, and what is below it (may be given several times)
     #[arg(long = "path", value_name = "PATH")]
     pub paths: Vec<String>,
-    /// Ask nothing
+    /// Only show what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not keep what is there now as a point first
+    #[arg(long)]
+    pub no_safety_point: bool,
+    /// Take everything back when the app does not work afterwards
+    #[arg(long)]
+    pub undo_on_unhealthy: bool,
+    /// Agree beforehand
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Undo {
+    /// The app
+    pub app: String,
+    /// Only show what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not keep what is there now as a point first
+    #[arg(long)]
+    pub no_safety_point: bool,
+    /// Agree beforehand
     #[arg(long)]
     pub yes: bool,
 }

@@ -4,6 +4,7 @@ pub mod backup;
 pub mod job;
 pub mod kit;
 pub mod notify;
+mod plan_text;
 pub mod points;
 pub mod restore;
 pub mod status;

@@ -78,6 +78,10 @@ fn run(cli: Cli, out: &mut Out) -> Result<u8> {
         return commands::completions(shell, out);
     }
     let engine = engine(cli.global)?;
+    for resumed in engine.resume()? {
+        let word = if resumed.stuck { "warning" } else { "note" };
+        failure::say(format!("{word}: {}", resumed.what));
+    }
     match cli.command {
         Command::Backup(args) => commands::backup::run(&engine, &args, out),
         Command::List { app } => commands::points::list(&engine, app.as_deref(), out),
@@ -86,6 +90,7 @@ fn run(cli: Cli, out: &mut Out) -> Result<u8> {
         Command::Cat(args) => commands::points::cat(&engine, &args, out),
         Command::Diff(args) => commands::points::diff(&engine, &args, out),
         Command::Restore(args) => commands::restore::run(&engine, &args, out),
+        Command::Undo(args) => commands::restore::undo(&engine, &args, out),
         Command::Delete(args) => commands::points::delete(&engine, &args, out),
         Command::Pin(at) => commands::points::pin(&engine, &at, true, out),
         Command::Unpin(at) => commands::points::pin(&engine, &at, false, out),

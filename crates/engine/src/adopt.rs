@@ -11,6 +11,8 @@ use backstay_model::{AppName, Code, Error, Result};
 
 use crate::state::Engine;
 
+/// Folder of the homes that Backstay makes, in the state folder.
+pub(crate) const SITES: &str = "sites";
 /// The name under which snapshots of other programs are listed.
 pub const FOREIGN: &str = "foreign";
 
@@ -55,13 +57,19 @@ impl Engine {
         choose(&apps, home, named, self.clock.now())
     }
 
+    /// Whether a folder lies in the one for homes that Backstay makes.
+    fn is_site(&self, real: &Path) -> bool {
+        let sites = self.state.join(SITES);
+        real.strip_prefix(sites.canonicalize().unwrap_or(sites)).is_ok_and(|below| below != Path::new(""))
+    }
+
     /// A home must not be Backstay's own.
     pub(crate) fn refuse_own(&self, home: &Path) -> Result<()> {
         let real = home.canonicalize().unwrap_or_else(|_gone| home.to_owned());
         let secrets = crate::secrets::Secrets::load(&self.state)?;
         for own in self.own_folders(&self.vault_address(secrets.as_ref())?) {
             let own = own.canonicalize().unwrap_or(own);
-            if real.starts_with(&own) {
+            if real.starts_with(&own) && !self.is_site(&real) {
                 let message = format!("{} is Backstay's own ({})", home.display(), own.display());
                 return Err(Error::new(Code::Conflict, message)
                     .advise("Back up the folder of an app. What Backstay itself needs is in the kit: `backstay kit export FILE`."));

@@ -246,7 +246,7 @@ impl Engine {
     }
 
     /// What lies in the home and is not part of it: Backstay's own folders and the homes of other apps.
-    fn exclusions(&self, app: &App, home: &Path, vault: &str) -> Result<Exclusions> {
+    pub(crate) fn exclusions(&self, app: &App, home: &Path, vault: &str) -> Result<Exclusions> {
         let real = home.canonicalize().unwrap_or_else(|_gone| home.to_owned());
         let mut inside = self.own_folders(vault);
         let others = self.apps()?.into_iter().filter(|other| other.name != app.name);
@@ -269,7 +269,7 @@ impl Engine {
     }
 
     /// The local file that makes the next backup of an app fast.
-    fn file_index(&self, vault: &str, app: &AppName) -> Result<PathBuf> {
+    pub(crate) fn file_index(&self, vault: &str, app: &AppName) -> Result<PathBuf> {
         let folder = self.state.join(CACHE);
         private::make_folder(&*self.fs, &folder)?;
         let vault: String = vault.chars().take(16).collect();

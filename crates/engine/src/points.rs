@@ -177,8 +177,14 @@ impl Engine {
         Ok(Points { vault: open, records: one_each(records), damaged })
     }
 
-    /// One point of an app. The app is checked first, so that a wrong name is told as that.
+    /// One point of an app.
     pub(crate) fn find(&self, app: &str, selector: &Selector) -> Result<Found> {
+        let (points, record) = self.find_among(app, selector)?;
+        Ok(Found { vault: points.vault, record })
+    }
+
+    /// One point of an app, with all others. The app is checked first, so that a wrong name is told as that.
+    pub(crate) fn find_among(&self, app: &str, selector: &Selector) -> Result<(Points, PointRecord)> {
         if !self.is_set_up()? {
             return Err(self.nothing_yet(Code::AppNotFound, &format!("There is no app `{app}`")));
         }
@@ -186,7 +192,25 @@ impl Engine {
         let name = self.listed_app(app, &points)?;
         let of_app = points.of(&name);
         let record = selector.pick(app, &of_app)?.clone();
-        Ok(Found { vault: points.vault, record })
+        Ok((points, record))
+    }
+
+    /// Takes one snapshot out of the vault and the catalog, for a job that has the app for itself.
+    pub(crate) fn forget_point(
+        &self,
+        vault: &OpenVault,
+        record: &PointRecord,
+        cancel: &Cancel,
+    ) -> Result<()> {
+        let snapshot = record.point.snapshot.clone();
+        let lock = short_lock(&vault.vault, cancel)?;
+        vault.vault.forget(&[snapshot.parse()?])?;
+        drop(lock);
+        self.catalog()?.change_points(
+            &vault.id,
+            &PointChanges { add: Vec::new(), remove: vec![snapshot] },
+            &[],
+        )
     }
 
     /// The name of a known app, or of the foreign points.

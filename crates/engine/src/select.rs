@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use backstay_catalog::PointRecord;
-use backstay_model::{Code, Error, Result};
+use backstay_model::{Code, Error, Origin, Result};
 use jiff::civil;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan as _, Zoned};
@@ -15,7 +15,7 @@ use jiff::{Timestamp, ToSpan as _, Zoned};
 /// How a point is named on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selector {
-    /// The newest but so many.
+    /// The newest but so many. Safety points do not count: a restore of the latest point twice is the same as once.
     Latest(usize),
     /// An id or the beginning of one, in lower case.
     Id(String),
@@ -86,12 +86,16 @@ impl Selector {
             return none(format!("App `{app}` has no points"));
         }
         match self {
-            Selector::Latest(back) => match points.get(*back) {
-                Some(point) => Ok(point),
-                None => {
-                    none(format!("App `{app}` has {} points, `{self}` is before the oldest", points.len()))
-                }
-            },
+            Selector::Latest(back) => {
+                let counted = || points.iter().filter(|p| p.point.origin != Origin::Safety);
+                counted().nth(*back).map_or_else(
+                    || {
+                        let n = counted().count();
+                        none(format!("App `{app}` has {n} points, `{self}` is before the oldest"))
+                    },
+                    Ok,
+                )
+            }
             Selector::At(time) => match points.iter().find(|p| p.point.time <= *time) {
                 Some(point) => Ok(point),
                 None => none(format!("App `{app}` has no point from {time} or before")),

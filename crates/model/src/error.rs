@@ -151,6 +151,10 @@ codes! {
     HomeChanged, Later, 1, "Nothing was changed. Run it again; stop the app first if it keeps writing.";
     /// A restore in place was stopped after its commit and cannot be finished for now.
     RestoreUnfinished, Later, 1, "Remove what hinders it, then run any command: the restore is finished then. Nothing was lost.";
+    /// A point cannot be restored whole over an app, so nothing of it was.
+    RestoreRefused, No, 1, "Nothing was changed. Restore what is whole with --path, or into a folder with --directory.";
+    /// There is no restore that could be taken back.
+    NothingToUndo, No, 4, "`backstay list APP` shows the points; `backstay restore APP POINT` goes to any of them.";
     /// A name or link in a point would lead outside the target.
     UnsafePath, No, 1, "The entry was not restored. The point was not written by Backstay, or was tampered with.";
     /// The point or the result is only part of what was asked for.

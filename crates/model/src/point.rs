@@ -60,6 +60,12 @@ pub enum ProblemKind {
     Filter,
     /// A rule of a filter names nothing. Not a failure.
     Unmatched,
+    /// The app did not work after a restore.
+    Unhealthy,
+    /// A hook of the app failed after the work was done.
+    Hook,
+    /// Something that went as it should and that a person should hear of. Not a failure.
+    Told,
 }
 
 impl ProblemKind {
@@ -74,6 +80,7 @@ impl ProblemKind {
                 | ProblemKind::Mount
                 | ProblemKind::Excluded
                 | ProblemKind::Unmatched
+                | ProblemKind::Told
         )
     }
 }

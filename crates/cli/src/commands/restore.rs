@@ -1,26 +1,188 @@
-//! `backstay restore`
+//! `backstay restore` and `backstay undo`
+//!
+//! Invariants: an app is changed only after its plan was shown and agreed to. What is carried out is planned anew from
+//! the app as it is then; the point agreed to is named by its id, whatever `latest` means by now.
 
-use backstay_engine::{Engine, RestoreReport, RestoreRequest};
-use backstay_model::Result;
+use std::path::Path;
 
+use backstay_engine::{Engine, InPlace, InPlaceReport, RestorePlan, RestoreReport, RestoreRequest, Selector};
+use backstay_model::{AppName, Code, Result};
+
+use super::plan_text;
 use crate::args;
+use crate::ask;
 use crate::failure::{partial, say};
 use crate::out::Out;
 use crate::progress::Meter;
 use crate::signals;
 use crate::text::{count, duration, size, time};
 
-/// Brings a point out into a new folder.
+/// Restores a point: over its app, over another, as a new app, or out into a folder.
 pub fn run(engine: &Engine, args: &args::Restore, out: &mut Out) -> Result<u8> {
-    let cancel = signals::watch()?;
     let point = args.at.point.parse()?;
-    let request =
-        RestoreRequest { app: &args.at.app, point: &point, directory: &args.directory, paths: &args.paths };
+    let request = RestoreRequest { app: &args.at.app, point: &point, paths: &args.paths };
+    let to = args.to.as_deref().map(str::parse::<AppName>).transpose()?;
+    let known = match &to {
+        Some(name) => engine.apps()?.iter().any(|a| a.name == *name),
+        None => false,
+    };
+    match (&to, args.directory.as_deref()) {
+        (Some(name), home) if !known => new_app(engine, &request, name, home, args, out),
+        (Some(_), Some(_)) => Err(backstay_model::Error::new(
+            Code::Usage,
+            "--directory goes with --to only for the home of a new app",
+        )),
+        (None, Some(directory)) => to_directory(engine, &request, directory, args, out),
+        (target, None) => in_place(engine, &request, target.as_ref(), args, out),
+    }
+}
+
+fn to_directory(
+    engine: &Engine,
+    request: &RestoreRequest<'_>,
+    directory: &Path,
+    args: &args::Restore,
+    out: &mut Out,
+) -> Result<u8> {
+    refuse_dry_run(args)?;
+    let cancel = signals::watch()?;
     let report = {
         let meter = Meter::start();
-        engine.restore(&request, &meter, &cancel)?
+        engine.restore_to_directory(request, directory, &meter, &cancel)?
     };
-    out.either(&report, text)?;
+    show_filled(&report, out)
+}
+
+fn new_app(
+    engine: &Engine,
+    request: &RestoreRequest<'_>,
+    name: &AppName,
+    home: Option<&Path>,
+    args: &args::Restore,
+    out: &mut Out,
+) -> Result<u8> {
+    refuse_dry_run(args)?;
+    let cancel = signals::watch()?;
+    let report = {
+        let meter = Meter::start();
+        engine.restore_to_new_app(request, name, home, &meter, &cancel)?
+    };
+    let status = show_filled(&report, out)?;
+    say(format!(
+        "`{name}` is an app of its own now. It is not started: `backstay app set {name}` says how it runs."
+    ));
+    Ok(status)
+}
+
+/// A restore into a place of its own replaces nothing: there is no plan to show.
+fn refuse_dry_run(args: &args::Restore) -> Result<()> {
+    if !args.dry_run {
+        return Ok(());
+    }
+    Err(backstay_model::Error::new(Code::Usage, "--dry-run is for restores over an app").advise(
+        "A restore into a new folder or a new app replaces nothing. `backstay files APP POINT -r` shows what it would bring.",
+    ))
+}
+
+fn in_place(
+    engine: &Engine,
+    request: &RestoreRequest<'_>,
+    target: Option<&AppName>,
+    args: &args::Restore,
+    out: &mut Out,
+) -> Result<u8> {
+    let how = InPlace {
+        target,
+        safety_point: !args.no_safety_point,
+        undo_on_unhealthy: args.undo_on_unhealthy.then_some(true),
+    };
+    let cancel = signals::watch()?;
+    let plan = |request: &RestoreRequest<'_>| {
+        let meter = Meter::start();
+        engine.plan_restore(request, &how, &meter, &cancel)
+    };
+    if args.dry_run {
+        return show_plan(&plan(request)?, out);
+    }
+    if args.yes {
+        let meter = Meter::start();
+        let report = engine.restore_in_place(request, &how, &meter, &cancel)?;
+        drop(meter);
+        return show_done(&report, out);
+    }
+    let shown = plan(request)?;
+    agree(&shown)?;
+    let this = shown.point.as_ref().map(|p| Selector::Id(p.point.id.to_string()));
+    let request = RestoreRequest { point: this.as_ref().unwrap_or(request.point), ..*request };
+    let report = {
+        let meter = Meter::start();
+        engine.restore_in_place(&request, &how, &meter, &cancel)?
+    };
+    show_done(&report, out)
+}
+
+/// Takes the last restore of an app back, or the last undo.
+pub fn undo(engine: &Engine, args: &args::Undo, out: &mut Out) -> Result<u8> {
+    let how = InPlace { safety_point: !args.no_safety_point, ..InPlace::default() };
+    let cancel = signals::watch()?;
+    let plan = || {
+        let meter = Meter::start();
+        engine.plan_undo(&args.app, &how, &meter, &cancel)
+    };
+    if args.dry_run {
+        return show_plan(&plan()?, out);
+    }
+    if !args.yes {
+        agree(&plan()?)?;
+    }
+    let report = {
+        let meter = Meter::start();
+        engine.undo(&args.app, &how, &meter, &cancel)?
+    };
+    show_done(&report, out)
+}
+
+fn show_plan(plan: &RestorePlan, out: &mut Out) -> Result<u8> {
+    out.either(plan, plan_text::plan)?;
+    Ok(if plan.changes.conflicts.is_empty() { 0 } else { Code::Conflict.exit() })
+}
+
+/// Shows a plan and asks.
+fn agree(plan: &RestorePlan) -> Result<()> {
+    say(plan_text::plan(plan).trim_end());
+    if plan.changes.is_empty() && plan.changes.conflicts.is_empty() {
+        return Ok(());
+    }
+    ask::confirm(&format!("Change `{}` as shown?", plan.app), false)
+}
+
+fn show_done(report: &InPlaceReport, out: &mut Out) -> Result<u8> {
+    out.either(report, plan_text::done)?;
+    out.finish()?;
+    if report.plan.changes.is_empty() {
+        return Ok(0);
+    }
+    if let Some(safety) = &report.safety {
+        say(format!(
+            "What was there before is point {}. To take this back: backstay undo {}",
+            safety.point.id.short(),
+            report.plan.app
+        ));
+    }
+    let failures = report.failures();
+    if report.taken_back {
+        say(format!("warning: `{}` did not work afterwards: everything was taken back", report.plan.app));
+        return Ok(Code::HealthCheckFailed.exit());
+    }
+    if failures.is_empty() {
+        return Ok(0);
+    }
+    let n = u64::try_from(failures.len()).unwrap_or(u64::MAX);
+    Ok(partial(&format!("the app is at the point, with {}", count(n, "problem")), &failures))
+}
+
+fn show_filled(report: &RestoreReport, out: &mut Out) -> Result<u8> {
+    out.either(report, filled)?;
     out.finish()?;
     for note in report.problems.iter().filter(|p| !p.kind.is_failure()).take(5) {
         say(format!("note: {}: {}", note.path, note.detail));
@@ -33,7 +195,7 @@ pub fn run(engine: &Engine, args: &args::Restore, out: &mut Out) -> Result<u8> {
     Ok(partial(&format!("the folder is not complete: {}", count(n, "problem")), &failures))
 }
 
-fn text(report: &RestoreReport) -> String {
+fn filled(report: &RestoreReport) -> String {
     let point = &report.point.point;
     let took = duration(std::time::Duration::try_from_secs_f64(report.seconds).unwrap_or_default());
     format!(

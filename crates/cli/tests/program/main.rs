@@ -7,6 +7,7 @@
 
 mod first_run;
 mod foreign;
+mod in_place;
 mod interrupt;
 mod json;
 mod partial;

@@ -11,7 +11,6 @@ fn errors_read_well() {
     let cases = [
         "frobnicate",
         "list --wrong",
-        "restore blog",
         "restore blog --directory blog",
         "list blgo",
         "show blog latest~5",

@@ -1,0 +1,474 @@
+//! Restoring over an app: plan, safety point, stop, stage, journal, apply, start, health.
+//!
+//! Invariants:
+//! * Until the journal is committed nothing of the app has changed but that it may be stopped: what fails before
+//!   removes what was staged and starts the app again.
+//! * What is there is kept twice: as the safety point (unless that was refused), and on the other side of the journal
+//!   until the next restore of the app or for [`super::KEPT`].
+//! * A point that cannot be staged whole is not applied.
+//!
+//! Crash: [`super::resume`]. Locks: the job's lease, exclusive for the app; the vault's lock only while the safety
+//! point is taken; the journal's own lock ([`backstay_tree::apply`]).
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use backstay_catalog::{App, PointRecord};
+use backstay_model::app::Moment;
+use backstay_model::{
+    AppName, Cancel, Code, Counts, Error, JobId, JobKind, Origin, Phase, PointId, Problem, ProblemKind,
+    Progress, Result,
+};
+use backstay_tree::apply::{self, Changes, Journal, MetaChange, Seen, Side, Step, Values, Workplace};
+use backstay_tree::path::escape;
+use backstay_vault::change::ChangePlan;
+use backstay_vault::restore::{RestoreOptions, restore};
+use serde::{Deserialize, Serialize};
+
+use super::plan::{Live, RestorePlan, Scene};
+use super::{RestoreRequest, resume};
+use crate::adopt::Subject;
+use crate::backup::Taken;
+use crate::browse::content;
+use crate::job::{Done, Running, Task, run};
+use crate::manifest::Manifest;
+use crate::state::{Engine, OpenVault};
+
+/// How a restore in place is done.
+#[derive(Clone, Copy, Debug)]
+pub struct InPlace<'a> {
+    /// The app that goes to the point; none for the one whose point it is.
+    pub target: Option<&'a AppName>,
+    /// Whether what is there is kept as a point first.
+    pub safety_point: bool,
+    /// Whether it is taken back by itself when the app is not well afterwards; none: as is set about the app.
+    pub undo_on_unhealthy: Option<bool>,
+}
+
+impl Default for InPlace<'_> {
+    fn default() -> Self {
+        InPlace { target: None, safety_point: true, undo_on_unhealthy: None }
+    }
+}
+
+/// What became of a restore in place, or of an undo.
+#[derive(Clone, Debug, Serialize)]
+pub struct InPlaceReport {
+    /// What was done.
+    pub plan: RestorePlan,
+    /// The point that holds what was there before.
+    pub safety: Option<PointRecord>,
+    /// Files and bytes of content that were written.
+    pub counts: Counts,
+    /// What a person should know.
+    pub problems: Vec<Problem>,
+    /// Whether the app works afterwards; none where nothing says how to see that, or it does not run.
+    pub healthy: Option<bool>,
+    /// Whether everything was taken back because the app did not work afterwards.
+    pub taken_back: bool,
+    /// How long the app was stopped, in seconds; none where it was not.
+    pub downtime_seconds: Option<f64>,
+    /// The job that did it.
+    pub job: JobId,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl InPlaceReport {
+    /// The problems that make the result partial.
+    #[must_use]
+    pub fn failures(&self) -> Vec<Problem> {
+        self.problems.iter().filter(|p| p.kind.is_failure()).cloned().collect()
+    }
+}
+
+/// What the journal keeps for us.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Note {
+    /// The app that changes.
+    pub app: AppName,
+    /// The point it goes to.
+    pub point: PointId,
+    /// Whether it ran, and is to be started again.
+    pub runs: bool,
+    /// The point that holds what the other side of the journal is.
+    pub safety: Option<PointId>,
+}
+
+/// What was done to the app.
+pub(super) struct Outcome {
+    pub plan: RestorePlan,
+    pub safety: Option<PointRecord>,
+    pub counts: Counts,
+    pub problems: Vec<Problem>,
+    pub after: After,
+}
+
+/// How the app is after it was started again.
+#[derive(Default)]
+pub(super) struct After {
+    pub healthy: Option<bool>,
+    pub taken_back: bool,
+    pub downtime: Option<f64>,
+}
+
+impl Engine {
+    /// Brings an app to a point, wholly or not at all.
+    pub fn restore_in_place(
+        &self,
+        request: &RestoreRequest<'_>,
+        how: &InPlace<'_>,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<InPlaceReport> {
+        let scene = self.scene(request, how.target)?;
+        self.as_job(JobKind::Restore, &scene.app.name.clone(), progress, cancel, |job| {
+            self.change(&scene, how, job)
+        })
+    }
+
+    /// Runs a change of an app as its job.
+    pub(super) fn as_job(
+        &self,
+        kind: JobKind,
+        app: &AppName,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+        work: impl FnOnce(&Running<'_>) -> Result<Outcome>,
+    ) -> Result<InPlaceReport> {
+        let started = Instant::now();
+        let task = Task { kind, app: Some(app), exclusive: true };
+        run(self.catalog()?, &self.clock, &task, (progress, cancel), |job| {
+            self.refuse_unfinished(app)?;
+            let Outcome { plan, safety, counts, problems, after } = work(job)?;
+            let to = match &plan.point {
+                Some(point) => format!("point {}", point.point.id.short()),
+                None => "what its last restore replaced".to_owned(),
+            };
+            let failed = problems.iter().any(|p| p.kind.is_failure());
+            let (message, partial) = match (&after, failed) {
+                (After { taken_back: true, .. }, _) => {
+                    (format!("Taken back: `{app}` did not work at {to}"), Some(Code::HealthCheckFailed))
+                }
+                (After { healthy: Some(false), .. }, _) => {
+                    (format!("`{app}` is at {to} and does not work"), Some(Code::HealthCheckFailed))
+                }
+                (_, true) => (format!("`{app}` is at {to}, with problems"), Some(Code::RestoreIncomplete)),
+                _ => (format!("`{app}` is at {to}"), None),
+            };
+            let report = InPlaceReport {
+                plan,
+                safety,
+                counts,
+                problems,
+                healthy: after.healthy,
+                taken_back: after.taken_back,
+                downtime_seconds: after.downtime,
+                job: job.id(),
+                seconds: crate::backup::seconds(started.elapsed()),
+            };
+            Ok(Done { value: report, message, partial })
+        })
+    }
+
+    /// From the plan to the started app.
+    pub(super) fn change(&self, scene: &Scene, how: &InPlace<'_>, job: &Running<'_>) -> Result<Outcome> {
+        let app = &scene.app;
+        self.hook(app, Moment::BeforeRestore, Some(&scene.record), job)?;
+        let (live, mut safety) = self.secure(scene, how, job)?;
+        let plan = self.plan(scene, &live, how, job.cancel())?;
+        plan.refuse()?;
+        let mut problems = plan.changes.problems.clone();
+        if plan.changes.is_empty() {
+            if let Some(safety) = safety.take() {
+                self.forget_point(&scene.points.vault, &safety, job.cancel())?;
+            }
+            return Ok(Outcome {
+                plan,
+                safety,
+                counts: Counts::default(),
+                problems,
+                after: After::default(),
+            });
+        }
+        let note = Note {
+            app: app.name.clone(),
+            point: scene.record.point.id,
+            runs: plan.stops,
+            safety: safety.as_ref().map(|s| s.point.id),
+        };
+        let mut work = Workplace::prepare(
+            self.fs.clone(),
+            &scene.home,
+            &self.jobs_folder(),
+            job.id(),
+            &note.to_value()?,
+        )?;
+        job.log(format!("What is new is staged in {}", escape(work.path().as_os_str())));
+        let stopped = Instant::now();
+        let staged = self.stop_noted(&note, app, job).and_then(|()| {
+            let (plan, live) = match note.runs {
+                true => self.plan_again(scene, how, &mut safety, job)?,
+                false => (plan, live),
+            };
+            let counts = self.stage(scene, &plan, &live, &work, &mut problems, job)?;
+            job.still_ours()?;
+            let journal = work.commit(&changes(&plan.changes))?;
+            Ok((plan, counts, journal))
+        });
+        let (plan, counts, mut journal) = match staged {
+            Ok(staged) => staged,
+            Err(e) => return Err(self.give_up(e, work, &note, app, job)),
+        };
+        job.phase(Phase::Applying);
+        job.log("Committed");
+        problems.extend(told(&journal.settle(Side::New)?));
+        let after =
+            self.bring_up(app, Some(&scene.record), how, &note, &mut journal, stopped, &mut problems, job)?;
+        journal.close()?;
+        drop(journal);
+        self.forget_older(&app.name, job);
+        Ok(Outcome { plan, safety, counts, problems, after })
+    }
+
+    /// The app as it is, kept as a safety point where one is wanted.
+    pub(super) fn secure(
+        &self,
+        scene: &Scene,
+        how: &InPlace<'_>,
+        job: &Running<'_>,
+    ) -> Result<(Live, Option<PointRecord>)> {
+        if !how.safety_point {
+            return Ok((self.survey(scene, job, job.cancel())?, None));
+        }
+        let (vault, taken) = self.take_safety(&scene.app, &scene.home, job)?;
+        let reader = vault.vault.reader()?;
+        let (tree, top) = content(&reader, &taken.record)?;
+        Ok((Live { tree, top, problems: taken.problems, reader }, Some(taken.record)))
+    }
+
+    /// Keeps an app as it is as a safety point.
+    pub(super) fn safety_point(&self, app: &App, home: &Path, job: &Running<'_>) -> Result<PointRecord> {
+        Ok(self.take_safety(app, home, job)?.1.record)
+    }
+
+    fn take_safety(&self, app: &App, home: &Path, job: &Running<'_>) -> Result<(OpenVault, Taken)> {
+        job.phase(Phase::Securing);
+        let subject = Subject { app: app.clone(), new: false };
+        let points = self.points()?;
+        let taken = self.take(job, &points, &subject, home, Origin::Safety)?;
+        Ok((points.vault, taken))
+    }
+
+    /// The plan for the app now that it is stopped: it may have written since the safety point was taken. Of two
+    /// safety points the later one stays.
+    fn plan_again(
+        &self,
+        scene: &Scene,
+        how: &InPlace<'_>,
+        safety: &mut Option<PointRecord>,
+        job: &Running<'_>,
+    ) -> Result<(RestorePlan, Live)> {
+        let (live, again) = self.secure(scene, how, job)?;
+        if let (Some(again), Some(before)) = (again, safety.as_mut()) {
+            let earlier = std::mem::replace(before, again);
+            self.forget_point(&scene.points.vault, &earlier, job.cancel())?;
+        }
+        let plan = self.plan(scene, &live, how, job.cancel())?;
+        plan.refuse()?;
+        Ok((plan, live))
+    }
+
+    /// Writes what is new beside the home. All of it or an error.
+    fn stage(
+        &self,
+        scene: &Scene,
+        plan: &RestorePlan,
+        live: &Live,
+        work: &Workplace,
+        problems: &mut Vec<Problem>,
+        job: &Running<'_>,
+    ) -> Result<Counts> {
+        self.check_space(work, plan.changes.totals.stage_bytes)?;
+        let staged = plan.changes.staged();
+        if staged.is_empty() {
+            return Ok(Counts::default());
+        }
+        let (tree, top) = content(&live.reader, &scene.record)?;
+        let options = RestoreOptions {
+            sparse: scene.manifest.as_ref().map(Manifest::holes).unwrap_or_default(),
+            select: Some(staged),
+            omit: plan.changes.omit.clone(),
+            sync: true,
+        };
+        let target = work.staging_path();
+        let outcome =
+            restore(&live.reader, &self.fs, &tree, top.as_ref(), &target, &options, job, job.cancel())?;
+        let (lost, told): (Vec<_>, Vec<_>) = outcome.problems.into_iter().partition(|p| is_missing(p.kind));
+        if let Some(first) = lost.first() {
+            let message = format!("{} of the point cannot be restored: {}", first.path, first.detail);
+            for problem in &lost {
+                job.problem(problem);
+            }
+            return Err(Error::new(Code::RestoreRefused, message).advise(format!(
+                "Nothing was changed. `backstay job log {}` lists all of it. What is whole can be restored with --path, or into a \
+                 folder with --directory.",
+                job.id().short()
+            )));
+        }
+        problems.extend(told);
+        Ok(outcome.counts)
+    }
+
+    /// Refuses to fill a disk: what is staged must fit beside what is there.
+    fn check_space(&self, work: &Workplace, bytes: u64) -> Result<()> {
+        let stat = rustix::fs::statvfs(work.staging_path())
+            .map_err(|e| Error::new(Code::System, "The free space cannot be read").because(e))?;
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if bytes <= free {
+            return Ok(());
+        }
+        let message = format!("The restore needs {bytes} bytes beside the app, {free} are free");
+        Err(Error::new(Code::TargetFull, message)
+            .advise("Nothing was changed. Free space on the file system of the app's home."))
+    }
+
+    /// Stops the app where it runs.
+    pub(super) fn stop_noted(&self, note: &Note, app: &App, job: &Running<'_>) -> Result<()> {
+        if note.runs { self.stop_for(app, job) } else { Ok(()) }
+    }
+
+    /// Before the commit: everything as it was.
+    fn give_up(&self, error: Error, work: Workplace, note: &Note, app: &App, job: &Running<'_>) -> Error {
+        let left = escape(work.path().as_os_str());
+        let mut error = error;
+        if let Err(e) = work.abandon() {
+            job.log(format!("{left} could not be removed: {e}. The next command tries again."));
+        }
+        if note.runs
+            && let Err(e) = self.start_again(app)
+        {
+            error = error.context(format!("The app could not be started again ({e})"));
+        }
+        error
+    }
+
+    /// After the exchange: configuration, start, health; back again where that was asked for.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn bring_up(
+        &self,
+        app: &App,
+        point: Option<&PointRecord>,
+        how: &InPlace<'_>,
+        note: &Note,
+        journal: &mut Journal,
+        stopped: Instant,
+        problems: &mut Vec<Problem>,
+        job: &Running<'_>,
+    ) -> Result<After> {
+        job.phase(Phase::Starting);
+        let mut after = After::default();
+        let started = if note.runs { self.start_again(app) } else { Ok(()) };
+        let up = started.and_then(|()| self.wait_healthy(app, note.runs, job));
+        after.downtime = note.runs.then(|| crate::backup::seconds(stopped.elapsed()));
+        match up {
+            Ok(healthy) => after.healthy = healthy,
+            Err(e) => {
+                job.log(e.to_string());
+                after.healthy = Some(false);
+                if how.undo_on_unhealthy.unwrap_or(app.config.undo_on_unhealthy) {
+                    self.stop_noted(note, app, job)?;
+                    problems.extend(told(&journal.settle(Side::Old)?));
+                    if note.runs {
+                        self.start_again(app)?;
+                    }
+                    after.taken_back = true;
+                } else {
+                    problems.push(Problem {
+                        path: String::new(),
+                        kind: ProblemKind::Unhealthy,
+                        detail: e.to_string(),
+                    });
+                }
+            }
+        }
+        if !after.taken_back
+            && let Err(e) = self.hook(app, Moment::AfterRestore, point, job)
+        {
+            problems.push(Problem { path: String::new(), kind: ProblemKind::Hook, detail: e.to_string() });
+        }
+        Ok(after)
+    }
+
+    /// The journals of earlier restores of the app go: only the last can be taken back by its journal.
+    fn forget_older(&self, app: &AppName, job: &Running<'_>) {
+        for kept in resume::journals(self, Some(app)) {
+            if kept.job != job.id()
+                && let Err(e) = self.discard_journal(kept.job)
+            {
+                job.log(format!("What job {} replaced could not be removed yet: {e}", kept.job.short()));
+            }
+        }
+    }
+
+    pub(super) fn jobs_folder(&self) -> PathBuf {
+        self.state.join("jobs")
+    }
+}
+
+impl Note {
+    pub(super) fn to_value(&self) -> Result<serde_json::Value> {
+        serde_json::to_value(self)
+            .map_err(|e| Error::new(Code::Internal, "A note cannot be written").because(e))
+    }
+}
+
+/// Whether such a problem means that something of the point is not there.
+fn is_missing(kind: ProblemKind) -> bool {
+    matches!(kind, ProblemKind::Lost | ProblemKind::Unsafe | ProblemKind::Unwritable)
+}
+
+/// The plan in the words of the journal.
+fn changes(plan: &ChangePlan) -> Changes {
+    let seen = |s: &backstay_vault::change::Seen| Seen {
+        kind: s.kind,
+        inode: s.inode,
+        ctime: s.ctime,
+        size: s.size,
+    };
+    let step = |s: &backstay_vault::change::Step| Step {
+        path: s.path.clone(),
+        old: s.seen.as_ref().map(seen),
+        new: s.after.map(|a| a.kind),
+    };
+    let meta = |m: &backstay_vault::change::MetaChange| MetaChange {
+        path: m.path.clone(),
+        seen: seen(&m.seen),
+        new: Values {
+            uid: m.after.uid,
+            gid: m.after.gid,
+            mode: m.after.mode,
+            mtime: m.after.mtime,
+            xattrs: m.after.xattrs.clone(),
+        },
+    };
+    Changes {
+        steps: plan.steps.iter().map(step).collect(),
+        metadata: plan.metadata.iter().map(meta).collect(),
+    }
+}
+
+/// What a turn could not do, for people.
+pub(super) fn told(settled: &apply::Settled) -> Vec<Problem> {
+    let metadata = settled.problems.iter().map(|(path, problem)| Problem {
+        path: escape(path.as_os_str()),
+        kind: ProblemKind::Metadata,
+        detail: problem.to_string(),
+    });
+    let skipped = settled.skipped.iter().map(|path| Problem {
+        path: escape(path.as_os_str()),
+        kind: ProblemKind::Metadata,
+        detail: "It was replaced or removed meanwhile; its metadata was not set".to_owned(),
+    });
+    metadata.chain(skipped).collect()
+}

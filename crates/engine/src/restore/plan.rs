@@ -1,0 +1,234 @@
+//! What a restore in place will do, as a value.
+//!
+//! Invariants: making a plan changes nothing, neither in the app nor in the vault. What is carried out is a plan too,
+//! made anew from what the app is at that moment, never one that was shown earlier.
+
+use std::path::{Path, PathBuf};
+
+use backstay_catalog::{App, PointRecord};
+use backstay_model::{AppName, Cancel, Code, Error, Problem, ProblemKind, Progress, Result};
+use backstay_tree::beneath::Root;
+use backstay_tree::filter::Filter;
+use backstay_tree::path::{escape, unescape};
+use backstay_vault::backup::{TreeOptions, survey};
+use backstay_vault::change::{self, ChangePlan, Keep, Rules, Side};
+use backstay_vault::{Id, Node, Reader};
+use serde::{Deserialize, Serialize};
+
+use super::{InPlace, RestoreRequest};
+use crate::browse::content;
+use crate::filter::kept_by_restore;
+use crate::manifest::{CONTENT, Manifest};
+use crate::points::Points;
+use crate::state::Engine;
+
+/// What a restore in place will do. The same value is shown, sent, recorded and carried out.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RestorePlan {
+    /// The app that changes.
+    pub app: AppName,
+    /// Its home.
+    pub home: String,
+    /// The point it goes to; none for an undo by the journal alone.
+    pub point: Option<PointRecord>,
+    /// How the app runs: `static`, `command`, `systemd`, `compose`.
+    pub runtime: String,
+    /// Whether the app runs and is stopped meanwhile.
+    pub stops: bool,
+    /// Whether what is there now is kept as a point first.
+    pub safety_point: bool,
+    /// The filter: what the app leaves as it is now, and what the point left out.
+    pub filter: Vec<String>,
+    /// What changes.
+    #[serde(flatten)]
+    pub changes: ChangePlan,
+}
+
+/// What a restore in place is about.
+pub(super) struct Scene {
+    pub points: Points,
+    pub record: PointRecord,
+    /// The app that changes.
+    pub app: App,
+    /// Its home, links resolved.
+    pub home: PathBuf,
+    pub select: Option<Vec<PathBuf>>,
+    /// What the point says about itself; none for snapshots of other programs.
+    pub manifest: Option<Manifest>,
+}
+
+/// The app as it is now, as a tree of the vault or of a survey.
+pub(super) struct Live {
+    pub tree: Id,
+    pub top: Option<Node>,
+    /// What could not be read or was left out.
+    pub problems: Vec<Problem>,
+    pub reader: Reader,
+}
+
+impl Engine {
+    /// What a restore in place would do. Nothing is changed, in the app or in the vault.
+    pub fn plan_restore(
+        &self,
+        request: &RestoreRequest<'_>,
+        how: &InPlace<'_>,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<RestorePlan> {
+        let scene = self.scene(request, how.target)?;
+        let live = self.survey(&scene, progress, cancel)?;
+        self.plan(&scene, &live, how, cancel)
+    }
+
+    /// The app as it is, without keeping it.
+    pub(super) fn survey(&self, scene: &Scene, progress: &dyn Progress, cancel: &Cancel) -> Result<Live> {
+        let vault = &scene.points.vault;
+        let newest = scene.points.records.iter().find(|r| r.point.app == scene.app.name);
+        let options = TreeOptions {
+            exclusions: self.exclusions(&scene.app, &scene.home, &vault.address)?,
+            filter: None,
+            parent: newest.map(|r| r.point.snapshot.parse()).transpose()?,
+            file_index: Some(self.file_index(&vault.id, &scene.app.name)?),
+        };
+        let reader = vault.vault.reader()?;
+        let seen = survey(reader, CONTENT, &self.fs, &scene.home, options, progress, cancel)?;
+        Ok(Live { tree: seen.tree, top: Some(seen.top), problems: seen.problems, reader: seen.reader })
+    }
+
+    /// Finds the point and the app that a request speaks of.
+    pub(super) fn scene(&self, request: &RestoreRequest<'_>, target: Option<&AppName>) -> Result<Scene> {
+        let select = request.selected()?;
+        let (points, record) = self.find_among(request.app, request.point)?;
+        let app = self.known_app(target.unwrap_or(&record.point.app).as_str())?;
+        self.scene_of(points, record, app, select)
+    }
+
+    pub(super) fn scene_of(
+        &self,
+        points: Points,
+        record: PointRecord,
+        app: App,
+        select: Option<Vec<PathBuf>>,
+    ) -> Result<Scene> {
+        let home = self.home_of(&app)?;
+        let manifest = match record.point.origin {
+            backstay_model::Origin::Foreign => None,
+            _ => Manifest::load(&points.vault.vault.reader()?, &record.tree.parse()?).map_err(refused)?,
+        };
+        Ok(Scene { points, record, app, home, select, manifest })
+    }
+
+    /// The home of an app that is to change, links resolved.
+    pub(super) fn home_of(&self, app: &App) -> Result<PathBuf> {
+        let home = app.home.clone().ok_or_else(|| no_home(app))?;
+        let home = home.canonicalize().map_err(|e| {
+            let message = format!("The home of app `{}`, {}, cannot be opened", app.name, home.display());
+            Error::new(Code::TargetUnusable, message).because(e).advise(format!(
+                "To bring the app back there, make the empty folder first. To a new place: `backstay restore {} --to NAME`.",
+                app.name
+            ))
+        })?;
+        self.refuse_own(&home)?;
+        Ok(home)
+    }
+
+    /// Plans from the app as it is.
+    pub(super) fn plan(
+        &self,
+        scene: &Scene,
+        live: &Live,
+        how: &InPlace<'_>,
+        cancel: &Cancel,
+    ) -> Result<RestorePlan> {
+        let (tree, top) = content(&live.reader, &scene.record)?;
+        let problems_then = scene.manifest.as_ref().map(|m| m.problems.as_slice()).unwrap_or_default();
+        let root = Root::open(self.fs.clone(), &scene.home)?;
+        let recorded = scene.manifest.as_ref().and_then(|m| m.filter.as_ref());
+        let filter = kept_by_restore(&*self.fs, &scene.home, &scene.app.config.excludes, recorded)?;
+        let protected = self.protected(scene, &live.problems);
+        let rules = Rules {
+            keep: &|path, is_dir| keep(&filter, path, is_dir),
+            protected: &protected,
+            unknown: &change::unknown(&root, &live.problems),
+            not_in_point: &change::not_in_point(problems_then),
+            select: scene.select.as_deref(),
+        };
+        let side = |tree: Id, top: &Option<Node>| (tree, top.clone());
+        let (live_tree, live_top) = side(live.tree, &live.top);
+        let changes = change::plan(
+            &live.reader,
+            &Side { tree: live_tree, top: live_top.as_ref() },
+            &Side { tree, top: top.as_ref() },
+            &rules,
+            cancel,
+        )?;
+        Ok(RestorePlan {
+            app: scene.app.name.clone(),
+            home: escape(scene.home.as_os_str()),
+            point: Some(scene.record.clone()),
+            runtime: scene.app.config.runtime.kind().to_owned(),
+            stops: self.is_running(&scene.app)?,
+            safety_point: how.safety_point,
+            filter: filter.rules().iter().map(|rule| rule.text.clone()).collect(),
+            changes,
+        })
+    }
+
+    /// What lies in the home and must not be touched: mounts, homes of other apps, Backstay's own folders. The walk of
+    /// the home has told it.
+    fn protected(&self, scene: &Scene, problems: &[Problem]) -> Vec<PathBuf> {
+        let told = problems.iter().filter(|p| matches!(p.kind, ProblemKind::Mount | ProblemKind::Excluded));
+        let mut paths: Vec<PathBuf> = told.filter_map(|p| unescape(&p.path).map(PathBuf::from)).collect();
+        let below = |path: PathBuf| path.strip_prefix(&scene.home).ok().map(Path::to_owned);
+        paths.extend(
+            backstay_tree::mounts::below(&scene.home).unwrap_or_default().into_iter().filter_map(below),
+        );
+        paths.sort();
+        paths.dedup();
+        paths
+    }
+}
+
+/// What the filter says of a path.
+fn keep(filter: &Filter, path: &Path, is_dir: bool) -> Keep {
+    if filter.matches(path).is_some() {
+        Keep::Yes
+    } else if is_dir && filter.may_match_below(path) {
+        Keep::MaybeBelow
+    } else {
+        Keep::No
+    }
+}
+
+impl RestorePlan {
+    /// Refuses a plan that cannot be carried out.
+    pub(super) fn refuse(&self) -> Result<()> {
+        let Some(first) = self.changes.conflicts.first() else { return Ok(()) };
+        let more = match self.changes.conflicts.len() {
+            1 => String::new(),
+            n => format!(" (and {} more)", n - 1),
+        };
+        let path = escape(first.path.as_os_str());
+        Err(Error::new(Code::Conflict, format!("{path} cannot be restored{more}: {}", first.why)).advise(
+            "Nothing was changed. Move what is in the way, or restore other paths with --path, or into a folder with --directory.",
+        ))
+    }
+}
+
+/// A point that does not say what it holds and what it left out is not put over an app.
+fn refused(e: Error) -> Error {
+    match e.code() {
+        Code::VaultDamaged => {
+            Error::new(Code::RestoreRefused, "The manifest of the point cannot be read").because(e)
+        }
+        _ => e,
+    }
+}
+
+fn no_home(app: &App) -> Error {
+    Error::new(Code::TargetUnusable, format!("The home of app `{}` on this machine is not known", app.name))
+        .advise(format!(
+            "`backstay restore {} --to NAME` makes a new app of it; `--directory DIR` brings its files out.",
+            app.name
+        ))
+}

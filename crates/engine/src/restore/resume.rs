@@ -1,0 +1,154 @@
+//! What a restore in place left behind that was killed.
+//!
+//! Invariants: a command that works on apps calls [`Engine::resume`] first. A restore that had not been committed is
+//! cleared away, one that had is finished; then the app is started again if it ran. Until that could be done nothing
+//! else works on the app ([`Engine::refuse_unfinished`]). A restore that a living process works on is left alone: its
+//! journal is locked.
+
+use std::time::Duration;
+
+use backstay_model::{AppName, Code, Error, JobId, Result};
+use backstay_tree::apply::{self, Journal, Outcome};
+use backstay_tree::path::escape;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::in_place::Note;
+use crate::state::Engine;
+
+/// How long what a restore replaced is kept for an undo by its journal. The safety point stays longer.
+pub const KEPT: Duration = Duration::from_hours(72);
+
+/// A restore that was stopped, and what became of it now.
+#[derive(Clone, Debug, Serialize)]
+pub struct Resumed {
+    /// The job that was stopped.
+    pub job: JobId,
+    /// The app, where it is known.
+    pub app: Option<AppName>,
+    /// What became of it, in a sentence.
+    pub what: String,
+    /// Whether something still hinders it: then the app is neither old nor new, and nothing else works on it.
+    pub stuck: bool,
+}
+
+/// A restore that can be taken back by its journal.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    pub job: JobId,
+    pub note: Note,
+}
+
+impl Engine {
+    /// Finishes restores that were stopped. Cheap where there are none.
+    pub fn resume(&self) -> Result<Vec<Resumed>> {
+        let folder = self.jobs_folder();
+        if !folder.exists() {
+            return Ok(Vec::new());
+        }
+        let found = apply::recover(&self.fs, &folder)?;
+        Ok(found.into_iter().map(|found| self.resume_one(found)).collect())
+    }
+
+    fn resume_one(&self, found: apply::Recovered) -> Resumed {
+        let apply::Recovered { job, home, note, outcome } = found;
+        let note: Option<Note> = serde_json::from_value(note).ok();
+        let app = note.as_ref().map(|n| n.app.clone());
+        let of = match (&app, &home) {
+            (Some(app), _) => format!("`{app}`"),
+            (None, Some(home)) => escape(home.as_os_str()),
+            (None, None) => "an app".to_owned(),
+        };
+        let told = |what: String| Resumed { job, app: app.clone(), what, stuck: false };
+        match outcome {
+            Outcome::NotCommitted => {
+                let started = self.start_noted(note.as_ref());
+                told(format!("A restore of {of} was stopped before it changed anything{started}"))
+            }
+            Outcome::Discarded => told(format!("What a restore of {of} had replaced is removed")),
+            Outcome::Settled(journal, _) => {
+                let side = match journal.goal() {
+                    apply::Side::New => "finished",
+                    apply::Side::Old => "taken back",
+                };
+                let started = self.start_noted(note.as_ref());
+                match { journal }.close() {
+                    Ok(()) => told(format!("A restore of {of} that was stopped is {side} now{started}")),
+                    Err(e) => Resumed {
+                        stuck: true,
+                        ..told(format!("A restore of {of} is {side}, and that cannot be noted: {e}"))
+                    },
+                }
+            }
+            Outcome::Stuck(e) => {
+                let causes: String = e.causes().iter().map(|c| format!(": {c}")).collect();
+                Resumed { stuck: true, ..told(format!("A restore of {of} cannot be finished: {e}{causes}")) }
+            }
+        }
+    }
+
+    /// Starts an app that ran before its restore; what to say about it.
+    fn start_noted(&self, note: Option<&Note>) -> String {
+        let Some(note) = note.filter(|n| n.runs) else { return String::new() };
+        let started = self.known_app(note.app.as_str()).and_then(|app| self.start_again(&app));
+        match started {
+            Ok(()) => "; the app runs again".to_owned(),
+            Err(e) => format!("; the app could NOT be started: {e}"),
+        }
+    }
+
+    /// Fails when a restore of the app was stopped and is not finished yet.
+    pub(crate) fn refuse_unfinished(&self, app: &AppName) -> Result<()> {
+        let unfinished = |kept: &apply::Kept| !kept.closed && note(kept).is_some_and(|n| n.app == *app);
+        let jobs = apply::list(&self.fs, &self.jobs_folder())?;
+        match jobs.iter().find(|kept| unfinished(kept)) {
+            None => Ok(()),
+            Some(kept) => {
+                let message = format!("The restore {} of `{app}` is not finished", kept.job.short());
+                Err(Error::new(Code::RestoreUnfinished, message))
+            }
+        }
+    }
+
+    /// Deletes what a restore replaced: it can be taken back by its safety point alone from then on.
+    pub(super) fn discard_journal(&self, job: JobId) -> Result<()> {
+        Journal::open(self.fs.clone(), &self.jobs_folder(), job)?.discard()
+    }
+
+    /// Deletes what restores replaced longer ago than [`KEPT`].
+    pub fn discard_old_journals(&self) -> Result<()> {
+        let now = self.clock.now();
+        for kept in apply::list(&self.fs, &self.jobs_folder())?.into_iter().filter(|k| k.closed) {
+            let ended = self.catalog()?.job(&kept.job)?.and_then(|j| j.ended.or(Some(j.created)));
+            if ended.is_none_or(|ended| is_older(ended, now)) {
+                self.discard_journal(kept.job)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_older(ended: Timestamp, now: Timestamp) -> bool {
+    Duration::try_from(now.duration_since(ended)).is_ok_and(|age| age > KEPT)
+}
+
+fn note(kept: &apply::Kept) -> Option<Note> {
+    serde_json::from_value(kept.note.clone()).ok()
+}
+
+/// The restores that can be taken back by their journals, newest first.
+pub(super) fn journals(engine: &Engine, app: Option<&AppName>) -> Vec<Kept> {
+    let listed = apply::list(&engine.fs, &engine.jobs_folder()).unwrap_or_default();
+    let mut found: Vec<(Option<Timestamp>, Kept)> = listed
+        .iter()
+        .filter(|kept| kept.closed)
+        .filter_map(|kept| Some(Kept { job: kept.job, note: note(kept)? }))
+        .filter(|kept| app.is_none_or(|app| kept.note.app == *app))
+        .map(|kept| {
+            let record = engine.catalog().and_then(|c| c.job(&kept.job)).ok().flatten();
+            (record.map(|r| r.created), kept)
+        })
+        .collect();
+    found.sort_by_key(|(created, _)| std::cmp::Reverse(*created));
+    found.into_iter().map(|(_, kept)| kept).collect()
+}
