@@ -150,8 +150,9 @@ impl Check<'_> {
                     Code::ArchiveDamaged | Code::ArchiveUnsupported | Code::LimitExceeded
                 ) =>
             {
-                let flaw =
-                    if e.code() == Code::ArchiveUnsupported { Flaw::Unsupported } else { Flaw::Archive };
+                // Nothing that we wrote is unsupported: then it is damage.
+                let unsupported = e.code() == Code::ArchiveUnsupported && !self.vouched;
+                let flaw = if unsupported { Flaw::Unsupported } else { Flaw::Archive };
                 self.findings.push(Finding::of_archive(flaw, e.message()));
                 return Ok(None);
             }
@@ -180,18 +181,7 @@ impl Check<'_> {
                     entries.push(entry);
                 }
                 Err(why) => {
-                    let name = self.manifest.and_then(|m| m.entries.get(entries.len()));
-                    let finding = match name {
-                        Some(entry) => Finding::of_entry(&entry.name, Flaw::Header, why),
-                        None => {
-                            let number = entries.len() + 1;
-                            Finding::of_archive(
-                                Flaw::Header,
-                                format!("entry {number} of the directory: {why}"),
-                            )
-                        }
-                    };
-                    self.findings.push(finding);
+                    self.unreadable_record(entries.len(), why);
                     return None;
                 }
             }
@@ -201,6 +191,19 @@ impl Check<'_> {
             self.findings.push(Finding::of_archive(Flaw::Archive, detail));
         }
         Some(entries)
+    }
+
+    /// The record of that number cannot be read: it is altered, or the one before it is and says a wrong length.
+    fn unreadable_record(&mut self, number: usize, why: &str) {
+        let known = self.manifest.map(|m| m.entries.as_slice()).unwrap_or_default();
+        let suspects = known.get(number.saturating_sub(1)..=number.min(known.len().saturating_sub(1)));
+        for entry in suspects.unwrap_or_default() {
+            self.findings.push(Finding::of_entry(&entry.name, Flaw::Header, why));
+        }
+        if known.is_empty() {
+            let detail = format!("entry {} of the directory: {why}", number + 1);
+            self.findings.push(Finding::of_archive(Flaw::Header, detail));
+        }
     }
 
     /// Limits on what would come out, before anything is unpacked.

@@ -17,8 +17,8 @@ const ORDER: [(&str, &[&str]); 10] = [
     ("archive", &["model", "tree", "storage"]),
     ("catalog", &["model"]),
     ("platform", &["model", "tree"]),
-    ("engine", &["model", "tree", "storage", "vault", "catalog", "platform"]),
-    ("cli", &["model", "tree", "storage", "vault", "catalog", "platform", "engine"]),
+    ("engine", &["model", "tree", "storage", "vault", "archive", "catalog", "platform"]),
+    ("cli", &["model", "tree", "storage", "vault", "archive", "catalog", "platform", "engine"]),
     ("testing", &[]),
 ];
 

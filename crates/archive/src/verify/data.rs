@@ -57,6 +57,7 @@ impl Check<'_> {
     fn regions(&mut self, directory: &Directory, entries: &[Central], order: &[usize]) -> bool {
         let before = self.findings.len();
         let mut at = 0;
+        let mut last: &[u8] = &[];
         for entry in order.iter().filter_map(|n| entries.get(*n)) {
             let end = entry.offset.checked_add(LOCAL_LEN as u64 + entry.name.len() as u64);
             let end = end.and_then(|end| end.checked_add(entry.packed));
@@ -66,15 +67,27 @@ impl Check<'_> {
                 continue;
             };
             if entry.offset < at {
-                let detail = "it lies where another entry lies";
-                self.findings.push(Finding::of_entry(&entry.name, Flaw::Overlap, detail));
+                // Either of the two may be the one that lies.
+                for name in [last, &entry.name] {
+                    let detail = "it lies where another entry lies";
+                    self.findings.push(Finding::of_entry(name, Flaw::Overlap, detail));
+                }
             }
-            at = at.max(end);
+            if end >= at {
+                at = end;
+                last = &entry.name;
+            }
         }
-        let first =
-            order.first().and_then(|n| entries.get(*n)).map_or(directory.offset, |entry| entry.offset);
-        if first != 0 {
-            self.findings.push(Finding::of_archive(Flaw::Overlap, "there are bytes before its first entry"));
+        match order.first().and_then(|n| entries.get(*n)) {
+            Some(first) if first.offset != 0 => {
+                let detail = "there are bytes before it that belong to nothing";
+                self.findings.push(Finding::of_entry(&first.name, Flaw::Overlap, detail));
+            }
+            None if directory.offset != 0 => {
+                let detail = "there are bytes that belong to nothing";
+                self.findings.push(Finding::of_archive(Flaw::Overlap, detail));
+            }
+            _ => {}
         }
         self.findings.len() == before
     }
@@ -195,7 +208,9 @@ impl Check<'_> {
         } else {
             return true;
         };
-        self.findings.push(Finding::of_entry(&entry.name, Flaw::Unsupported, why));
+        // Nothing that we wrote is: then it is damage.
+        let flaw = if self.vouched { Flaw::Header } else { Flaw::Unsupported };
+        self.findings.push(Finding::of_entry(&entry.name, flaw, why));
         false
     }
 

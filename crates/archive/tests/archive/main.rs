@@ -8,6 +8,9 @@
     reason = "helpers of tests"
 )]
 
+mod craft;
+mod damage;
 mod foreign;
+mod hostile;
 mod round_trip;
 mod world;
