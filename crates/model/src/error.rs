@@ -129,6 +129,12 @@ codes! {
     StorageDenied, No, 1, "Check owner, mode and credentials of the place.";
     /// The place cannot be reached or answers with a passing fault.
     StorageUnavailable, Later, 1, "Check the connection and try again.";
+    /// The name of the service that holds the place has no address.
+    CannotResolveStorage, Later, 1, "Check the address and the name servers. If the account was renamed or removed, give the place its new address.";
+    /// A shared access signature lacks a part without which no service accepts it.
+    SignatureIncomplete, No, 1, "Make a new shared access signature for the container and give it as a whole, from `sv=` to the end of `sig=`.";
+    /// The network path that the place must be reached by (a source address, an interface) is gone.
+    NetworkPathGone, Later, 1, "Bring the interface or tunnel up again, or configure another. No other path was tried.";
     /// Reading or writing failed in the storage.
     StorageFailed, No, 1, "Check the disk or service (kernel log, service status). Earlier points are unharmed unless `vault check` says so.";
 

@@ -11,21 +11,31 @@
 //! * Errors carry a code: absent ([`backstay_model::Code::ObjectNotFound`]), there already
 //!   (`ObjectExists`), full, denied, unavailable (may be retried), failed.
 
+mod address;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+mod credentials;
 mod faulty;
 mod local;
 mod memory;
+mod options;
 mod place;
+mod remote;
+mod upload;
 
 use std::fmt;
 
 use backstay_model::{Code, Error, Result};
 
+pub use address::{Address, Bucket, Kind};
+pub use credentials::{Credentials, Signature};
 pub use faulty::{Call, Fault, Faulty, Op, Rule};
 pub use local::Local;
 pub use memory::Memory;
+pub use options::{Hours, Network, Options, Pace, Patience};
 pub use place::{create, local_path, open};
+pub use remote::{Abandoned, Remote};
+pub use upload::Upload;
 
 /// How [`Storage::put`] treats an object that is there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +66,16 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// Stores an object and makes it durable. After an error other than `ObjectExists` the object is there whole or
     /// not at all; `ObjectExists` also says that the object that is there survives a power loss.
     fn put(&self, name: &str, bytes: &[u8], mode: Put) -> Result<()>;
+
+    /// Begins an object whose length is not known: it is written in pieces and is there, whole and durable, once
+    /// [`Upload::commit`] has returned. Nothing of it is to be seen before. The promises are those of
+    /// [`Storage::put`], the errors may come from any call.
+    ///
+    /// Without an implementation of its own a storage collects the object in memory.
+    fn put_stream<'a>(&'a self, name: &str, mode: Put) -> Result<Box<dyn Upload + 'a>> {
+        check_name(name)?;
+        Ok(Box::new(upload::Collected::new(self, name, mode)))
+    }
 
     /// The whole object.
     fn get(&self, name: &str) -> Result<Vec<u8>>;

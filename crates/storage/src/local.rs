@@ -16,6 +16,7 @@
 //!   for reading the entries of the root, whose handle all threads share. None is taken while another is held.
 
 mod handles;
+mod stream;
 mod temporary;
 
 use std::collections::{HashSet, VecDeque};
@@ -30,7 +31,7 @@ use backstay_tree::fs::{FileSystem, Host, Kind, Rename};
 use rustix::io::Errno;
 
 use self::handles::Handles;
-use crate::{Object, Put, Storage, check_name, too_short};
+use crate::{Object, Put, Storage, Upload, check_name, too_short};
 
 /// So many folders, the shallow ones first, are looked through for abandoned files when a place is opened. A vault
 /// has less than 300.
@@ -196,16 +197,21 @@ impl Local {
         self.durable.lock().unwrap_or_else(PoisonError::into_inner).contains(folder)
     }
 
-    /// A new file in the making with all the bytes, synced. On an error nothing of it is left.
-    fn write_temporary(&self, dir: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<String> {
-        let (name, file) = loop {
+    /// A new, empty file in the making.
+    fn new_temporary(&self, dir: BorrowedFd<'_>) -> io::Result<(String, OwnedFd)> {
+        loop {
             let name = temporary::new_name();
             match self.fs.create_file(dir, name.as_ref()) {
-                Ok(file) => break (name, file),
+                Ok(file) => return Ok((name, file)),
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(e),
             }
-        };
+        }
+    }
+
+    /// A new file in the making with all the bytes, synced. On an error nothing of it is left.
+    fn write_temporary(&self, dir: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<String> {
+        let (name, file) = self.new_temporary(dir)?;
         let written = match bytes {
             [] => Ok(()),
             _ => self.fs.write_at(file.as_fd(), bytes, 0),
@@ -392,6 +398,11 @@ impl Storage for Local {
             self.handles.forget(name);
         }
         done
+    }
+
+    fn put_stream<'a>(&'a self, name: &str, mode: Put) -> Result<Box<dyn Upload + 'a>> {
+        check_name(name)?;
+        Ok(Box::new(stream::Stream::begin(self, name, mode)?))
     }
 
     fn get(&self, name: &str) -> Result<Vec<u8>> {

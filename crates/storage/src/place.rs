@@ -1,6 +1,6 @@
 //! From the text that names a place to the storage there.
 //!
-//! Invariant: a text that names anything but a local folder is refused, never taken as a folder of that name.
+//! Invariant: a text that names no place this version knows is refused, never taken as a folder of that name.
 //! Messages repeat only the scheme of such a text, since the rest may hold a password.
 
 use std::ffi::OsString;
@@ -10,21 +10,34 @@ use std::sync::Arc;
 
 use backstay_model::{Code, Error, Result};
 
-use crate::{Local, Storage};
+use crate::{Address, Credentials, Local, Options, Remote, Storage};
 
 /// Prefixes by which other backup tools name places that are not local folders.
 const FOREIGN: [&str; 9] = ["s3", "b2", "azure", "gs", "sftp", "rest", "swift", "rclone", "opendal"];
 
-/// The storage at a place that exists: a path, or a `file://` address.
+/// The storage at a place that exists: a path, a `file://` address, or the [`Address`] of an object store, whose
+/// credentials are those of the environment ([`Credentials::from_environment`]).
 ///
-/// Fails with `StorageNotFound` where nothing is, and with `InvalidValue` for places that are not local folders.
+/// Fails with `StorageNotFound` where nothing is, and with `InvalidValue` for places of other kinds.
 pub fn open(place: &str) -> Result<Arc<dyn Storage>> {
-    Ok(Arc::new(Local::open(path(place)?)?))
+    match place.parse()? {
+        Address::Local(path) => Ok(Arc::new(Local::open(path)?)),
+        Address::Remote(bucket) => {
+            let credentials = Credentials::from_environment(&bucket)?;
+            Ok(Arc::new(Remote::open(&bucket, &credentials, &Options::default())?))
+        }
+    }
 }
 
-/// The same, where the place (with the folders above it) is made when it does not exist.
+/// The same, where the place (a folder with those above it, a container, a bucket) is made when it does not exist.
 pub fn create(place: &str) -> Result<Arc<dyn Storage>> {
-    Ok(Arc::new(Local::create(path(place)?)?))
+    match place.parse()? {
+        Address::Local(path) => Ok(Arc::new(Local::create(path)?)),
+        Address::Remote(bucket) => {
+            let credentials = Credentials::from_environment(&bucket)?;
+            Ok(Arc::new(Remote::create(&bucket, &credentials, &Options::default())?))
+        }
+    }
 }
 
 /// The local folder that a place names; `InvalidValue` for places of other kinds.
@@ -32,7 +45,7 @@ pub fn local_path(place: &str) -> Result<PathBuf> {
     path(place)
 }
 
-fn path(place: &str) -> Result<PathBuf> {
+pub(crate) fn path(place: &str) -> Result<PathBuf> {
     if place.is_empty() {
         return Err(Error::new(Code::InvalidValue, "The place has no name"));
     }
@@ -49,10 +62,11 @@ fn path(place: &str) -> Result<PathBuf> {
         if rest.starts_with("//") || FOREIGN.contains(&scheme.to_ascii_lowercase().as_str()) {
             return Err(Error::new(
                 Code::InvalidValue,
-                format!("A place of the kind `{scheme}:` cannot be used: this version has only local folders"),
+                format!("A place of the kind `{scheme}:` cannot be used"),
             )
             .advise(format!(
-                "Give the path of a folder, or file:///PATH. A local folder of that name is written ./{scheme}:…."
+                "Give the path of a folder, azure://ACCOUNT/CONTAINER/PREFIX, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX. \
+                 A local folder of that name is written ./{scheme}:…."
             )));
         }
     }

@@ -13,10 +13,17 @@
     reason = "development only: a helper that fails is a failed test"
 )]
 
+mod azurite;
 pub mod fixtures;
+mod gcs;
 pub mod program;
+mod s3;
+pub mod server;
 
+pub use azurite::{Azurite, signature};
+pub use gcs::Gcs;
 pub use program::{Outcome, Restic, Rustic};
+pub use s3::{Moto, S3};
 
 /// A folder that is removed when dropped, on the file system that `BACKSTAY_TEST_DIR` names, else the system's
 /// temporary folder.
