@@ -6,11 +6,12 @@
 
 mod apply_support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -379,7 +380,7 @@ impl Stop {
     }
 }
 
-/// Calls `work` with each number from 1 to `last`, on two threads.
+/// Calls `work` with each number from 1 to `last`, on two threads, until one fails.
 fn each(last: u64, work: impl Fn(u64) + Sync) {
     let next = AtomicU64::new(1);
     std::thread::scope(|scope| {
@@ -390,7 +391,10 @@ fn each(last: u64, work: impl Fn(u64) + Sync) {
                     if number > last {
                         return;
                     }
-                    work(number);
+                    if let Err(failed) = catch_unwind(AssertUnwindSafe(|| work(number))) {
+                        next.store(last + 1, Ordering::Relaxed);
+                        resume_unwind(failed);
+                    }
                 }
             });
         }
@@ -424,10 +428,15 @@ fn stopped_at_every_call() {
         run.job(&faulty).unwrap_or_else(|e| panic!("{}: {e:?}", scenario.name));
         run.is(Side::New, !scenario.inside, scenario.name);
         run.nothing_left(scenario.name, false);
+        let writes = faulty.log().into_iter().filter(|call| call.call == Call::WriteAt);
+        let writes: BTreeSet<u64> = writes.filter_map(|call| call.number).collect();
         let hits = Hits::default();
         each(faulty.points(), |number| {
             for stop in STOPS {
                 let (kill, losing) = stop.how();
+                if kill == Kill::Torn && !writes.contains(&number) {
+                    continue;
+                }
                 let run = bench.run();
                 let faulty = run.faulty(losing);
                 faulty.kill_at(number, kill);

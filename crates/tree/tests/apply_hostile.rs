@@ -5,7 +5,7 @@
 mod apply_support;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use apply_support::{copy, host, job, plan, same, stage};
@@ -216,4 +216,38 @@ fn a_place_that_is_not_the_jobs_is_refused() {
     fs::write(bench.path("jobs/README"), "mine").unwrap();
     assert!(recover(&host(), &bench.path("jobs")).unwrap().is_empty());
     assert!(bench.path("jobs/README").exists() && bench.path("jobs/notes/journal.json").exists());
+}
+
+/// Whoever may rename in the home's folder puts another folder under the workplace's name.
+#[test]
+fn only_the_workplace_is_deleted() {
+    for (committed, bait) in [(false, "all/precious"), (true, "all/precious"), (false, "all/outside")] {
+        let bench = Bench::new();
+        if !committed {
+            fs::remove_file(bench.file("journal.json")).unwrap();
+        } else {
+            fs::write(bench.file("state.json"), br#"{"format":1,"turn":1,"phase":"discarding"}"#).unwrap();
+        }
+        fs::create_dir_all(bench.path("all/precious/staged")).unwrap();
+        fs::write(bench.path("all/precious/data"), "x").unwrap();
+        fs::write(bench.path("all/precious/staged/data"), "x").unwrap();
+        let mode = if bait == "all/outside" { 0o755 } else { 0o700 };
+        fs::set_permissions(bench.path(bait), fs::Permissions::from_mode(mode)).unwrap();
+        let name = format!("all/.backstay-{}", job(1));
+        fs::rename(bench.path(&name), bench.path("moved")).unwrap();
+        fs::rename(bench.path(bait), bench.path(&name)).unwrap();
+        let found = recover(&host(), &bench.path("jobs")).unwrap();
+        let [found] = &found[..] else { panic!("{found:?}") };
+        assert!(matches!(&found.outcome, Outcome::Stuck(e) if e.code() == Code::System), "{found:?}");
+        let kept = if bait == "all/precious" { "data" } else { "index.php" };
+        assert!(bench.path(&name).join(kept).exists(), "{committed} {bait}");
+        if committed {
+            assert!(bench.path(&name).join("staged/data").exists());
+        }
+        fs::rename(bench.path(&name), bench.path("bait")).unwrap();
+        fs::rename(bench.path("moved"), bench.path(&name)).unwrap();
+        let found = recover(&host(), &bench.path("jobs")).unwrap();
+        assert!(matches!(found[0].outcome, Outcome::Discarded | Outcome::NotCommitted), "{found:?}");
+        assert!(!bench.path(&name).exists());
+    }
 }

@@ -24,8 +24,8 @@ use crate::mounts;
 use crate::path::escape;
 use crate::scan::open_regular;
 
-/// More folders than this are synced with one call for all of the file system.
-pub(super) const SYNC_EACH: usize = 64;
+/// More handles than this are synced with one call for all of the file system: each one waits for the disk.
+pub(super) const SYNC_EACH: usize = 8;
 
 /// Compares everything with the plan.
 pub(super) fn check(place: &Place, changes: &Changes) -> Result<Journal> {

@@ -1,7 +1,8 @@
 //! Where a job works: the home, and the workplace on the same mount.
 //!
 //! Invariants: home and workplace are held by handles; the home's path was resolved once and is only used to find
-//! the same inode again. The workplace is private (0700) and named by its job; nothing else is ever removed here.
+//! the same inode again. The workplace is private (0700) and named by its job; nothing else is ever
+//! removed here, whatever lies under its name.
 //! Crash: the state names the home before the workplace is made, so [`Place::remove`] finds what was left, in
 //! either place. No locks of its own: the job's is held.
 
@@ -118,7 +119,7 @@ impl Place {
                 .map_err(|e| writing("Cannot open the workplace of a restore of", &record.home, e)),
             Err(e) => {
                 // What cannot be removed now is removed by the next recovery.
-                Place::remove_any(&state, &record).and_then(|()| state.forget()).ok();
+                Place::remove_any(&state, &record, None).and_then(|()| state.forget()).ok();
                 Err(e)
             }
         }
@@ -176,21 +177,23 @@ impl Place {
         }
         let name = OsString::from(workplace_name(self.state.job()));
         let path = self.home.path().join(&name);
-        remove_from(&**self.fs(), self.home.handle(), &name, &path, true)
+        remove_from(&**self.fs(), (self.home.handle(), &name), &path, true, None)
     }
 
     /// Removes the workplace for good.
     pub fn remove(&self) -> Result<()> {
         let name = OsString::from(workplace_name(self.state.job()));
-        remove_from(&**self.fs(), self.base.as_fd(), &name, self.work.path(), self.inside)
+        let at = (self.base.as_fd(), &*name);
+        remove_from(&**self.fs(), at, self.work.path(), self.inside, Some(self.work_inode))
     }
 
-    /// Removes what there is of a job that has not committed, or that was being removed.
-    pub fn remove_any(state: &JobDir, record: &PlaceRecord) -> Result<()> {
+    /// Removes what there is of a job that has not committed, or that was being removed; then its workplace is known.
+    pub fn remove_any(state: &JobDir, record: &PlaceRecord, journal: Option<&Journal>) -> Result<()> {
         let home = find_home(state, record)?;
         let name = OsString::from(workplace_name(state.job()));
         home.bases().try_for_each(|(inside, base, path)| {
-            remove_from(&**state.fs(), base, &name, &path.join(&name), inside)
+            let inode = journal.filter(|j| j.inside == inside).map(|j| j.workplace);
+            remove_from(&**state.fs(), (base, &name), &path.join(&name), inside, inode)
         })
     }
 
@@ -222,23 +225,34 @@ fn find_home(state: &JobDir, record: &PlaceRecord) -> Result<Home> {
     ))
 }
 
+/// Removes the workplace from a folder for good; none is fine. Only what a workplace has is deleted, through a handle
+/// on the folder that was found to be one: whoever may rename in `base` must not get others' folders deleted.
+/// `inode` is its inode, where that is known.
 fn remove_from(
     fs: &dyn FileSystem,
-    base: BorrowedFd<'_>,
-    name: &OsStr,
+    (base, name): (BorrowedFd<'_>, &OsStr),
     path: &Path,
     inside: bool,
+    inode: Option<u64>,
 ) -> Result<()> {
     let failed =
         |e| Error::new(Code::System, format!("Cannot delete {}", escape(path.as_os_str()))).because(e);
-    match fs.stat(base, name) {
+    let open = || open_folder(fs, base, name, fs.stat_handle(base)?.device);
+    let (work, stat) = match open() {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(failed(e)),
-        Ok(_) => {}
+        opened => opened.map_err(failed)?,
+    };
+    let ours = match inode {
+        Some(inode) => inode == stat.inode,
+        None => stat.uid == rustix::process::geteuid().as_raw() && stat.mode & 0o077 == 0,
+    };
+    if !ours {
+        return Err(failed(io::Error::other("it is not the workplace that was made")));
     }
-    keeping_time(fs, base, inside, || {
-        crate::remove_tree(fs, base, name).map_err(|e| e.context(escape(path.as_os_str())))
-    })?;
+    for entry in [OsStr::new(STAGED), OsStr::new(ASIDE), name] {
+        crate::remove_tree(fs, work.as_fd(), entry).map_err(|e| e.context(escape(path.as_os_str())))?;
+    }
+    keeping_time(fs, base, inside, || fs.remove_dir(base, name)).map_err(failed)?;
     fs.sync(base).map_err(failed)
 }
 

@@ -119,12 +119,12 @@ fn finish(state: JobDir) -> Option<Recovered> {
             Err(e) => Err(e),
         },
         Found::Uncommitted(place) => {
-            let done = Place::remove_any(&state, &place).and_then(|()| state.forget());
+            let done = Place::remove_any(&state, &place, None).and_then(|()| state.forget());
             (recovered.home, recovered.note) = (Some(place.home), place.note);
             done.map(|()| Outcome::NotCommitted)
         }
-        Found::Committed(place, _, Phase::Discarding) => {
-            let done = Place::remove_any(&state, &place).and_then(|()| state.forget());
+        Found::Committed(place, journal, Phase::Discarding) => {
+            let done = Place::remove_any(&state, &place, Some(&journal)).and_then(|()| state.forget());
             (recovered.home, recovered.note) = (Some(place.home), place.note);
             done.map(|()| Outcome::Discarded)
         }

@@ -332,10 +332,11 @@ impl<'a> Turn<'a> {
     fn sync(&self, journal: &Journal) -> Result<()> {
         let folders: BTreeSet<&Path> = journal.steps.iter().map(|s| split(&s.path).0).collect();
         let home = self.place.home.handle();
-        if folders.len() + journal.metadata.len() > SYNC_EACH {
+        let others = || journal.metadata.iter().filter(|meta| !folders.contains(&*meta.path));
+        if 2 * folders.len() + others().count() > SYNC_EACH {
             return self.fs.sync_all(home).map_err(|e| stuck(self.place, Path::new(""), e));
         }
-        for folder in folders {
+        for folder in &folders {
             let sync = || {
                 let (live, slots) = self.open(folder)?;
                 self.fs.sync(live.as_fd())?;
@@ -343,7 +344,7 @@ impl<'a> Turn<'a> {
             };
             sync().map_err(|e| stuck(self.place, folder, e))?;
         }
-        for meta in &journal.metadata {
+        for meta in others() {
             let sync = || {
                 if meta.id.kind == Kind::Dir {
                     return self.fs.sync(self.open_live(&meta.path)?.as_fd());
