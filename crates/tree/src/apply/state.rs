@@ -228,7 +228,8 @@ impl JobDir {
             };
             self.fs.write_at(file.as_fd(), &bytes, 0)?;
             self.fs.sync(file.as_fd())?;
-            self.fs.rename(dir, &fresh, dir, OsStr::new(name), Rename::Replace)
+            self.fs.rename(dir, &fresh, dir, OsStr::new(name), Rename::Replace)?;
+            self.fs.sync(dir)
         };
         write().map_err(|e| failed("write", &path, e))
     }
