@@ -16,6 +16,8 @@
 mod facts;
 mod links;
 mod rules;
+#[cfg(test)]
+mod tests;
 mod text;
 mod walk;
 
