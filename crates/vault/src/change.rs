@@ -21,6 +21,7 @@ mod tests;
 mod text;
 mod walk;
 
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use backstay_model::{Cancel, Problem, Result};
@@ -32,6 +33,7 @@ pub use rules::{Keep, Rules, Unknown, not_in_point, unknown};
 use crate::id::Id;
 use crate::node::Node;
 use crate::reader::Reader;
+use crate::restore::RestoreOptions;
 
 /// One side of a plan: a tree of the vault.
 #[derive(Clone, Copy, Debug)]
@@ -249,8 +251,21 @@ impl ChangePlan {
         self.steps.is_empty() && self.metadata.is_empty()
     }
 
-    /// The paths of the point that must be staged: for [`crate::restore::RestoreOptions::select`], together with
-    /// [`ChangePlan::omit`].
+    /// How to stage what is new: [`crate::restore::restore`] of the point's tree into an empty folder (without its
+    /// `top`), from where each step's path is then moved into place. Everything is synced.
+    #[must_use]
+    pub fn staging(&self, sparse: HashMap<PathBuf, Vec<(u64, u64)>>) -> RestoreOptions {
+        let taken = self.steps.iter().filter(|step| step.after.is_some()).map(|step| step.path.clone());
+        RestoreOptions {
+            sparse,
+            select: Some(self.staged()),
+            omit: self.omit.clone(),
+            taken: taken.collect(),
+            sync: true,
+        }
+    }
+
+    /// The paths of the point that must be staged.
     #[must_use]
     pub fn staged(&self) -> Vec<PathBuf> {
         let mut staged = Vec::new();
@@ -272,7 +287,7 @@ impl ChangePlan {
     /// Takes out the steps at or above these paths: what could not be staged stays as it is. Give all names of a file,
     /// or its links will differ from the point's.
     pub fn leave_as_is(&mut self, paths: &[PathBuf]) {
-        let lost: std::collections::HashSet<&Path> = paths.iter().flat_map(|path| path.ancestors()).collect();
+        let lost: HashSet<&Path> = paths.iter().flat_map(|path| path.ancestors()).collect();
         self.steps.retain(|step| !lost.contains(step.path.as_path()));
         self.count();
     }

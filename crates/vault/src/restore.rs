@@ -60,6 +60,9 @@ pub struct RestoreOptions {
     pub select: Option<Vec<PathBuf>>,
     /// Paths that are left out with all below them although they are selected. None of them need be in the tree.
     pub omit: Vec<PathBuf>,
+    /// Where not empty: the caller takes these paths out of the target one by one, and folders on the way to them are
+    /// nothing but the way. They stay private (0700), so that whoever restores can do so whatever modes they have.
+    pub taken: Vec<PathBuf>,
     /// Make everything survive a power loss before it returns.
     pub sync: bool,
 }
@@ -104,7 +107,8 @@ pub fn restore(
     let everything = [PathBuf::new()];
     let selection = Selection::new(options.select.as_deref().unwrap_or(&everything))?;
     let omit = Selection::new(&options.omit)?;
-    let scope = Scope::new(&selection, &omit);
+    let taken = Selection::new(&options.taken)?;
+    let scope = Scope::new(&selection, &omit, &taken);
     let mut plan = Planner::new(&source, &problems, options, cancel).plan(tree, top, scope)?;
     if let Some(path) = selection.unmet() {
         return Err(select::not_there(&path));

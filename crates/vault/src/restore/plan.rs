@@ -400,7 +400,7 @@ impl<'a> Planner<'a> {
             Some(tree) => next.push(Pending { folder: number, tree, scope }),
             None => self.refuse(parent, &name, ProblemKind::Lost, "The point does not say what is in it"),
         }
-        let meta = Some(Meta::of(&mut node));
+        let meta = (!scope.is_way()).then(|| Meta::of(&mut node));
         self.plan.folders.push(Folder { parent, name, depth, meta });
     }
 

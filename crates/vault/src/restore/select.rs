@@ -119,11 +119,14 @@ impl<'s> Wanted<'s> {
 pub(super) struct Scope<'s> {
     wanted: Wanted<'s>,
     omit: Option<&'s Selection>,
+    /// On the way to something that will be taken out.
+    taken: Option<&'s Selection>,
 }
 
 impl<'s> Scope<'s> {
-    pub(super) fn new(wanted: &'s Selection, omit: &'s Selection) -> Self {
-        Scope { wanted: wanted.root(), omit: (!omit.below.is_empty()).then_some(omit) }
+    pub(super) fn new(wanted: &'s Selection, omit: &'s Selection, taken: &'s Selection) -> Self {
+        let some = |selection: &'s Selection| (!selection.below.is_empty()).then_some(selection);
+        Scope { wanted: wanted.root(), omit: some(omit), taken: some(taken) }
     }
 
     /// What to do with the entry of that name; `None`: leave it out.
@@ -135,8 +138,16 @@ impl<'s> Scope<'s> {
                 wanted.settle();
                 None
             }
-            omit => Some(Scope { wanted, omit }),
+            omit => {
+                let taken = self.taken.and_then(|taken| taken.below.get(name)).filter(|taken| !taken.whole);
+                Some(Scope { wanted, omit, taken })
+            }
         }
+    }
+
+    /// Whether it is a folder only on the way to what is taken out.
+    pub(super) fn is_way(self) -> bool {
+        self.taken.is_some()
     }
 
     /// Whether the entry itself is wanted, not only something below it.
@@ -171,9 +182,16 @@ mod tests {
     fn what_is_omitted_is_left_out_with_all_below() {
         let wanted = Selection::new(&["a".into(), "b/c".into()]).unwrap();
         let omit = Selection::new(&["a/x/y".into(), "b/c".into()]).unwrap();
-        let root = Scope::new(&wanted, &omit);
+        let taken = Selection::new(&["a/x".into()]).unwrap();
+        let root = Scope::new(&wanted, &omit, &taken);
+        assert!(root.entry(OsStr::new("a")).unwrap().is_way());
         let x = root.entry(OsStr::new("a")).unwrap().entry(OsStr::new("x")).unwrap();
-        assert!(x.is_whole() && x.entry(OsStr::new("y")).is_none() && x.entry(OsStr::new("z")).is_some());
+        assert!(
+            !x.is_way()
+                && x.is_whole()
+                && x.entry(OsStr::new("y")).is_none()
+                && x.entry(OsStr::new("z")).is_some()
+        );
         assert!(root.entry(OsStr::new("b")).unwrap().entry(OsStr::new("c")).is_none());
         assert_eq!(wanted.unmet(), None);
     }

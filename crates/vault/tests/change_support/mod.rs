@@ -23,6 +23,7 @@ use backstay_model::{Cancel, Silent};
 use backstay_tree::compare;
 use backstay_tree::fs::{FileSystem, Host, Kind};
 use backstay_tree::metadata::{self, Wanted};
+use backstay_tree::path;
 use backstay_vault::Vault;
 use backstay_vault::change::{Action, ChangePlan, Keep, Rules, Side, plan};
 use backstay_vault::restore::{RestoreOptions, restore};
@@ -84,11 +85,9 @@ impl World {
         let (staged, aside) = (self.fresh("staged"), self.fresh("aside"));
         fs::create_dir(&staged).unwrap();
         let host: Arc<dyn FileSystem> = Arc::new(Host);
-        let options = RestoreOptions {
-            select: Some(plan.staged()),
-            omit: plan.omit.clone(),
-            ..RestoreOptions::default()
-        };
+        let holes = target.sparse.iter();
+        let holes = holes.map(|f| (path::unescape(&f.path).unwrap().into(), f.data.clone())).collect();
+        let options = RestoreOptions { sync: false, ..plan.staging(holes) };
         let reader = self.vault.reader().unwrap();
         let outcome =
             restore(&reader, &host, &target.tree, None, &staged, &options, &Silent, &Cancel::new()).unwrap();
