@@ -116,7 +116,7 @@ fn main() -> Result<()> {
     let mut words = std::env::args_os().skip(1);
     let place = PathBuf::from(words.next().ok_or_else(usage)?);
     let files = words.next().and_then(|n| n.to_str()?.parse().ok()).unwrap_or(50_000);
-    let storage: Arc<dyn Storage> = Arc::new(Local::create(&place.join("vault"))?);
+    let storage: Arc<dyn Storage> = Arc::new(Local::create(place.join("vault"))?);
     let vault = Vault::init(storage, &Secret::new("password"), Cost::RANDOM)?;
     let fs: Arc<dyn FileSystem> = Arc::new(Host);
     let bench = Bench { vault, home: place.join("home"), index: place.join("index"), fs };

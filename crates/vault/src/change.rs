@@ -97,7 +97,7 @@ pub struct Step {
     /// What will be there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<Extent>,
-    /// The live entry as it was seen; none where nothing is, or where it could not be read.
+    /// The live entry as it was seen; none where nothing is, or where it could not be read for certain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seen: Option<Seen>,
 }

@@ -21,8 +21,8 @@ use backstay_model::{
 };
 use backstay_tree::apply::{self, Changes, Journal, MetaChange, Seen, Side, Step, Values, Workplace};
 use backstay_tree::path::escape;
-use backstay_vault::change::ChangePlan;
-use backstay_vault::restore::{RestoreOptions, restore};
+use backstay_vault::change::{Action, ChangePlan};
+use backstay_vault::restore::restore;
 use serde::{Deserialize, Serialize};
 
 use super::plan::{Live, RestorePlan, Scene};
@@ -213,7 +213,7 @@ impl Engine {
             };
             let counts = self.stage(scene, &plan, &live, &work, &mut problems, job)?;
             job.still_ours()?;
-            let journal = work.commit(&changes(&plan.changes))?;
+            let journal = work.commit(&changes(&plan.changes, &work)?)?;
             Ok((plan, counts, journal))
         });
         let (plan, counts, mut journal) = match staged {
@@ -290,20 +290,14 @@ impl Engine {
         job: &Running<'_>,
     ) -> Result<Counts> {
         self.check_space(work, plan.changes.totals.stage_bytes)?;
-        let staged = plan.changes.staged();
-        if staged.is_empty() {
+        if plan.changes.steps.iter().all(|step| step.after.is_none()) {
             return Ok(Counts::default());
         }
-        let (tree, top) = content(&live.reader, &scene.record)?;
-        let options = RestoreOptions {
-            sparse: scene.manifest.as_ref().map(Manifest::holes).unwrap_or_default(),
-            select: Some(staged),
-            omit: plan.changes.omit.clone(),
-            sync: true,
-        };
+        let (tree, _) = content(&live.reader, &scene.record)?;
+        let holes = scene.manifest.as_ref().map(Manifest::holes).unwrap_or_default();
+        let options = plan.changes.staging(holes);
         let target = work.staging_path();
-        let outcome =
-            restore(&live.reader, &self.fs, &tree, top.as_ref(), &target, &options, job, job.cancel())?;
+        let outcome = restore(&live.reader, &self.fs, &tree, None, &target, &options, job, job.cancel())?;
         let (lost, told): (Vec<_>, Vec<_>) = outcome.problems.into_iter().partition(|p| is_missing(p.kind));
         if let Some(first) = lost.first() {
             let message = format!("{} of the point cannot be restored: {}", first.path, first.detail);
@@ -428,18 +422,21 @@ fn is_missing(kind: ProblemKind) -> bool {
     matches!(kind, ProblemKind::Lost | ProblemKind::Unsafe | ProblemKind::Unwritable)
 }
 
-/// The plan in the words of the journal.
-fn changes(plan: &ChangePlan) -> Changes {
+/// The plan in the words of the journal. What the walk of the home could not read is looked at now.
+fn changes(plan: &ChangePlan, work: &Workplace) -> Result<Changes> {
     let seen = |s: &backstay_vault::change::Seen| Seen {
         kind: s.kind,
         inode: s.inode,
         ctime: s.ctime,
         size: s.size,
     };
-    let step = |s: &backstay_vault::change::Step| Step {
-        path: s.path.clone(),
-        old: s.seen.as_ref().map(seen),
-        new: s.after.map(|a| a.kind),
+    let step = |s: &backstay_vault::change::Step| {
+        let old = match (s.action, &s.seen) {
+            (Action::Add, _) => None,
+            (_, Some(s)) => Some(seen(s)),
+            (_, None) => work.look(&s.path)?,
+        };
+        Ok(Step { path: s.path.clone(), old, new: s.after.map(|a| a.kind) })
     };
     let meta = |m: &backstay_vault::change::MetaChange| MetaChange {
         path: m.path.clone(),
@@ -452,10 +449,10 @@ fn changes(plan: &ChangePlan) -> Changes {
             xattrs: m.after.xattrs.clone(),
         },
     };
-    Changes {
-        steps: plan.steps.iter().map(step).collect(),
-        metadata: plan.metadata.iter().map(meta).collect(),
-    }
+    let mut steps = plan.steps.iter().map(step).collect::<Result<Vec<_>>>()?;
+    // What is gone meanwhile need not go.
+    steps.retain(|step| step.old.is_some() || step.new.is_some());
+    Ok(Changes { steps, metadata: plan.metadata.iter().map(meta).collect() })
 }
 
 /// What a turn could not do, for people.

@@ -63,8 +63,13 @@ impl Rules<'static> {
 pub fn unknown(home: &Root, problems: &[Problem]) -> Vec<Unknown> {
     let is_dir = |path: &Path| {
         let (parent, name) = (path.parent()?, path.file_name()?);
-        let dir = home.open_dir(parent).ok()?;
-        home.fs().stat(dir.as_fd(), name).ok().map(|stat| stat.kind == Kind::Dir)
+        let looked = home.open_dir(parent).map(|dir| home.fs().stat(dir.as_fd(), name));
+        match looked {
+            Ok(Ok(stat)) => Some(stat.kind == Kind::Dir),
+            Ok(Err(e)) if e.kind() == std::io::ErrorKind::NotFound => None,
+            // Whatever it is: it is looked at again before it is touched.
+            _ => Some(false),
+        }
     };
     paths_of(problems, |kind| {
         matches!(

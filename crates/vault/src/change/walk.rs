@@ -65,7 +65,7 @@ impl Live {
     }
 
     fn seen(&self) -> Option<Seen> {
-        if let Live::Known { node, .. } = self { Seen::of(node) } else { None }
+        if let Live::Known { node, unsure: false } = self { Seen::of(node) } else { None }
     }
 
     fn extent(&self) -> Option<Extent> {
@@ -467,7 +467,8 @@ impl<'a> Walk<'a> {
         } else {
             self.links.live(live);
             self.links.staged(target);
-            self.step(place.path, Action::Replace, Extent::of(live), Seen::of(live), Extent::of(target));
+            let seen = if unsure { None } else { Seen::of(live) };
+            self.step(place.path, Action::Replace, Extent::of(live), seen, Extent::of(target));
         }
     }
 
