@@ -870,8 +870,39 @@ fn a_replaced_folder_is_not_guessed() {
     fs::remove_dir_all(home.join("a")).unwrap();
     fs::rename(home.join("was-a"), home.join("a")).unwrap();
     let found = recover(&host(), &bench.jobs()).unwrap().pop().unwrap();
-    assert!(matches!(found.outcome, Outcome::Settled(..)), "{found:?}");
+    let Outcome::Settled(mut journal, _) = found.outcome else { panic!("{found:?}") };
     bench.is_new();
+    journal.close().unwrap();
+    // Later a deployment replaces the folder: then the journal cannot undo, and says so before anything changes.
+    fs::rename(home.join("a"), home.join("was-a")).unwrap();
+    write(&home.join("a/b/c.txt"), "deployed");
+    let e = journal.settle(Side::Old).unwrap_err();
+    assert_eq!(e.code(), Code::HomeChanged, "{e:?}");
+    assert_eq!(fs::read(home.join("index.php")).unwrap(), b"new index");
+    assert!(journal.is_settled());
+    // Reopened, it is told of until it is closed again.
+    journal.reopen().unwrap();
+    drop(journal);
+    let found = recover(&host(), &bench.jobs()).unwrap().pop().unwrap();
+    let Outcome::Settled(mut journal, _) = found.outcome else { panic!("{found:?}") };
+    journal.close().unwrap();
+    drop(journal);
+    assert!(recover(&host(), &bench.jobs()).unwrap().is_empty());
+}
+
+#[test]
+fn what_the_plan_could_not_look_at_is_looked_at() {
+    let bench = Bench::small();
+    let (workplace, _) = bench.staged();
+    let seen = workplace.look(Path::new("a/b/c.txt")).unwrap().unwrap();
+    assert_eq!(seen, Seen::from(&stat(&bench.home().join("a/b/c.txt"))));
+    for nothing in ["nothing", "nothing/below"] {
+        assert_eq!(workplace.look(Path::new(nothing)).unwrap(), None);
+    }
+    for bad in ["../target", "link/c.txt", "index.php/x"] {
+        let code = workplace.look(Path::new(bad)).unwrap_err().code();
+        assert!(matches!(code, Code::HomeChanged | Code::TargetUnusable), "{bad}: {code}");
+    }
 }
 
 #[test]
