@@ -196,6 +196,8 @@ fn one_exclusive_job_per_app(c: &impl Catalog) {
     assert_eq!(code(c.begin_job(&job(2, Some("blog"), true))), Code::AppBusy);
     assert!(c.job(&JobId::from_bytes([2; 16])).unwrap().is_none(), "what was refused left nothing");
     c.begin_job(&job(3, Some("blog"), false)).unwrap();
+    assert_eq!(c.exclusive_job(&AppName::suggest("blog")).unwrap().unwrap().id, first.id);
+    assert!(c.exclusive_job(&AppName::suggest("shop")).unwrap().is_none());
     c.begin_job(&job(4, Some("shop"), true)).unwrap();
     c.begin_job(&job(5, None, true)).unwrap();
     c.begin_job(&job(6, None, true)).unwrap();

@@ -205,6 +205,9 @@ pub trait Catalog: Send + Sync {
     /// One job; none when it is not known.
     fn job(&self, id: &JobId) -> Result<Option<Job>>;
 
+    /// The exclusive job of an app that runs now, where there is one.
+    fn exclusive_job(&self, app: &AppName) -> Result<Option<Job>>;
+
     /// Asks a job to stop and gives its record. `JobNotFound` when there is none, `AutomaticJob` when the scheduler's
     /// runs; no change when it has ended.
     fn cancel_job(&self, id: &JobId) -> Result<Job>;

@@ -429,6 +429,15 @@ impl Catalog for Sqlite {
         self.read(async |db| Self::job_row(db, id).await)
     }
 
+    fn exclusive_job(&self, app: &AppName) -> Result<Option<Job>> {
+        self.expire_jobs()?;
+        self.read(async |db| {
+            let query = "SELECT * FROM jobs WHERE app = ? AND state = 'running' AND exclusive = 1";
+            let row = sqlx::query(query).bind(app.as_str()).fetch_optional(db).await?;
+            row.map(|row| Ok(read_job(&row)?.job)).transpose()
+        })
+    }
+
     fn cancel_job(&self, id: &JobId) -> Result<Job> {
         self.write(async |db| {
             sqlx::query(

@@ -6,6 +6,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+mod app;
+
+pub use app::{App, AppFlags, Switch};
+
 const POINTS: &str = "POINT is an id or a unique prefix of one, `latest`, `latest~2` (safety points do not count), or a time (the newest \
                       point not after it).";
 
@@ -41,6 +45,9 @@ pub enum Command {
     List {
         /// Only the points of this app
         app: Option<String>,
+        /// Also the points of removed apps
+        #[arg(long)]
+        removed: bool,
     },
     /// Show one recovery point
     #[command(after_help = POINTS)]
@@ -77,6 +84,9 @@ pub enum Command {
     /// Make or open the recovery kit: what a blank machine needs
     #[command(subcommand)]
     Kit(Kit),
+    /// Say how an app runs and is protected; start, stop, pause or remove it
+    #[command(subcommand)]
+    App(App),
     /// Look at jobs, or stop one
     #[command(subcommand)]
     Job(Job),

@@ -84,7 +84,7 @@ fn run(cli: Cli, out: &mut Out) -> Result<u8> {
     }
     match cli.command {
         Command::Backup(args) => commands::backup::run(&engine, &args, out),
-        Command::List { app } => commands::points::list(&engine, app.as_deref(), out),
+        Command::List { app, removed } => commands::points::list(&engine, app.as_deref(), removed, out),
         Command::Show(at) => commands::points::show(&engine, &at, out),
         Command::Files(args) => commands::points::files(&engine, &args, out),
         Command::Cat(args) => commands::points::cat(&engine, &args, out),
@@ -97,6 +97,7 @@ fn run(cli: Cli, out: &mut Out) -> Result<u8> {
         Command::Verify(at) => commands::points::verify(&engine, &at, out),
         Command::Vault(command) => commands::vault::run(&engine, command, out),
         Command::Kit(command) => commands::kit::run(&engine, command, out),
+        Command::App(command) => commands::app::run(&engine, command, out),
         Command::Job(command) => commands::job::run(&engine, command, out),
         Command::Notify(command) => commands::notify::run(&engine, command, out),
         Command::Status => commands::status::run(&engine, out),

@@ -37,7 +37,10 @@ impl Engine {
             Error::new(Code::AppNotFound, format!("There is no app `{name}` in the state {state}"))
         };
         let name: AppName = name.parse().map_err(|_not_a_name| missing())?;
-        self.apps()?.into_iter().find(|a| a.name == name).ok_or_else(missing)
+        match self.catalog()?.app(&name)? {
+            Some(app) if app.removed.is_some() => Err(was_removed(&name)),
+            found => found.ok_or_else(missing),
+        }
     }
 
     /// The app that `target` names or whose home it is; a folder that no app has becomes a new one.
@@ -52,9 +55,22 @@ impl Engine {
             }
             return Ok(Subject { app: app.clone(), new: false });
         }
-        let home = absolute_home(target)?;
+        let removed = self.catalog()?.removed_apps()?;
+        let home = absolute_home(target).map_err(|e| {
+            let of_name = |name: AppName| removed.iter().find(|a| a.name == name);
+            match target.to_str().and_then(|t| of_name(t.parse().ok()?)) {
+                Some(app) => was_removed(&app.name),
+                None => e,
+            }
+        })?;
         self.refuse_own(&home)?;
-        choose(&apps, home, named, self.clock.now())
+        choose(&apps, &removed, home, named, self.clock.now())
+    }
+
+    /// Whether a folder lies in the one for homes that Backstay makes.
+    fn is_site(&self, real: &Path) -> bool {
+        let sites = self.state.join(SITES);
+        real.strip_prefix(sites.canonicalize().unwrap_or(sites)).is_ok_and(|below| below != Path::new(""))
     }
 
     /// Whether a folder lies in the one for homes that Backstay makes.
@@ -77,6 +93,20 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// What is told about an app that was removed.
+pub(crate) fn was_removed(name: &AppName) -> Error {
+    Error::new(Code::AppNotFound, format!("App `{name}` was removed")).advise(format!(
+        "`backstay app restore-deleted {name}` brings it back; `backstay list {name}` shows its points."
+    ))
+}
+
+/// The app whose home that folder is, also under another name of the folder.
+pub(crate) fn app_at<'a>(apps: &'a [App], home: &Path) -> Option<&'a App> {
+    let real = |p: &Path| p.canonicalize().unwrap_or_else(|_gone| p.to_owned());
+    let same_home = |a: &&App| a.home.as_ref().is_some_and(|h| *h == home || real(h) == real(home));
+    apps.iter().find(same_home)
 }
 
 /// The folder's absolute path; the last link, if it is one, stays a link.
@@ -108,11 +138,16 @@ pub(crate) fn absolute_home(target: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Pure but for looking at which homes are the same folder.
-fn choose(apps: &[App], home: PathBuf, named: Option<&AppName>, now: jiff::Timestamp) -> Result<Subject> {
-    let real = |p: &Path| p.canonicalize().unwrap_or_else(|_gone| p.to_owned());
-    let same_home = |a: &&App| a.home.as_ref().is_some_and(|h| *h == home || real(h) == real(&home));
-    if let Some(app) = apps.iter().find(same_home) {
+/// Pure but for looking at which homes are the same folder. A removed app is taken up again by its name, or by its home
+/// where no other name is given; it is told by [`App::removed`] then.
+fn choose(
+    apps: &[App],
+    removed: &[App],
+    home: PathBuf,
+    named: Option<&AppName>,
+    now: jiff::Timestamp,
+) -> Result<Subject> {
+    if let Some(app) = app_at(apps, &home) {
         if let Some(named) = named.filter(|n| **n != app.name) {
             let message = format!("{} belongs to app `{}`, not to `{named}`", home.display(), app.name);
             return Err(Error::new(Code::Conflict, message)
@@ -121,7 +156,15 @@ fn choose(apps: &[App], home: PathBuf, named: Option<&AppName>, now: jiff::Times
         return Ok(Subject { app: app.clone(), new: false });
     }
     let new = |name: AppName| Subject { app: App::new(name, Some(home.clone()), "folder", now), new: true };
-    let Some(name) = named else { return Ok(new(free_name(apps, &home))) };
+    let again = |app: &App| Subject { app: App { home: Some(home.clone()), ..app.clone() }, new: true };
+    let back = match named {
+        Some(name) => removed.iter().find(|a| a.name == *name),
+        None => app_at(removed, &home),
+    };
+    if let Some(app) = back {
+        return Ok(again(app));
+    }
+    let Some(name) = named else { return Ok(new(free_name(apps, removed, &home))) };
     if name.as_str() == FOREIGN {
         let message = format!("`{FOREIGN}` is kept for the snapshots of other programs");
         return Err(Error::new(Code::InvalidValue, message).advise("Choose another name with --app."));
@@ -129,9 +172,7 @@ fn choose(apps: &[App], home: PathBuf, named: Option<&AppName>, now: jiff::Times
     match apps.iter().find(|a| a.name == *name) {
         None => Ok(new(name.clone())),
         // Known from the vault, not from this machine; or its folder is gone and it lives on here.
-        Some(app) if app.home.as_ref().is_none_or(|h| !h.exists()) => {
-            Ok(Subject { app: App { home: Some(home.clone()), ..app.clone() }, new: true })
-        }
+        Some(app) if app.home.as_ref().is_none_or(|h| !h.exists()) => Ok(again(app)),
         Some(app) => {
             let other = app.home.as_deref().unwrap_or(Path::new("")).display();
             Err(Error::new(Code::Conflict, format!("App `{name}` is {other}, not {}", home.display()))
@@ -141,10 +182,10 @@ fn choose(apps: &[App], home: PathBuf, named: Option<&AppName>, now: jiff::Times
 }
 
 /// A name after the folder that no app has.
-fn free_name(apps: &[App], home: &Path) -> AppName {
+fn free_name(apps: &[App], removed: &[App], home: &Path) -> AppName {
     let folder = home.file_name().map_or_else(|| "root".into(), |n| n.to_string_lossy());
     let base = AppName::suggest(&folder);
-    let taken = |n: &AppName| n.as_str() == FOREIGN || apps.iter().any(|a| a.name == *n);
+    let taken = |n: &AppName| n.as_str() == FOREIGN || apps.iter().chain(removed).any(|a| a.name == *n);
     let short: String = base.as_str().chars().take(50).collect();
     let numbered = (2_u32..).map(|n| AppName::suggest(&format!("{}-{n}", short.trim_end_matches('-'))));
     std::iter::once(base).chain(numbered).find(|n| !taken(n)).unwrap_or_else(|| AppName::suggest("app"))
@@ -171,8 +212,12 @@ mod tests {
         std::fs::create_dir_all(&one).unwrap();
         std::fs::create_dir_all(&two).unwrap();
         let apps = [app("blog", Some(&one)), app("bare", None), app("moved", Some(&root.join("gone")))];
+        let mut left = app("left", Some(&root.join("c")));
+        left.removed = Some(Timestamp::UNIX_EPOCH);
+        std::fs::create_dir_all(root.join("c")).unwrap();
+        let gone = [left.clone()];
         let pick = |home: &Path, named: Option<&str>| {
-            choose(&apps, home.to_owned(), named.map(name).as_ref(), Timestamp::UNIX_EPOCH)
+            choose(&apps, &gone, home.to_owned(), named.map(name).as_ref(), Timestamp::UNIX_EPOCH)
         };
         assert_eq!(pick(&one, None).unwrap(), Subject { app: apps[0].clone(), new: false });
         assert_eq!(pick(&one, Some("blog")).unwrap().app, apps[0]);
@@ -181,6 +226,10 @@ mod tests {
         assert_eq!(pick(&two, Some("shop")).unwrap().app, app("shop", Some(&two)));
         assert_eq!(pick(&two, Some("blog")).unwrap_err().code(), Code::Conflict);
         assert_eq!(pick(&two, Some("foreign")).unwrap_err().code(), Code::InvalidValue);
+        assert_eq!(pick(&root.join("c"), None).unwrap(), Subject { app: left.clone(), new: true });
+        assert_eq!(pick(&root.join("c"), Some("shop")).unwrap().app.removed, None);
+        let moved = App { home: Some(two.clone()), ..left };
+        assert_eq!(pick(&two, Some("left")).unwrap(), Subject { app: moved, new: true });
         for known in ["bare", "moved"] {
             let it = pick(&two, Some(known)).unwrap();
             assert_eq!((it.app.home.as_deref(), it.new), (Some(two.as_path()), true));
@@ -191,10 +240,13 @@ mod tests {
     fn long_names_stay_valid_when_numbered() {
         let long = "x".repeat(80);
         let apps = [app(&"x".repeat(60), None)];
-        let free = free_name(&apps, Path::new(&long));
+        let free = free_name(&apps, &[], Path::new(&long));
         assert_eq!(free.as_str(), format!("{}-2", "x".repeat(50)));
-        assert_eq!(free_name(&[], Path::new("/")).as_str(), "root");
-        assert_eq!(free_name(&[], Path::new("/srv/foreign")).as_str(), "foreign-2");
+        assert_eq!(free_name(&[], &[], Path::new("/")).as_str(), "root");
+        assert_eq!(
+            free_name(&[], &[app("foreign-2", None)], Path::new("/srv/foreign")).as_str(),
+            "foreign-3"
+        );
     }
 
     #[test]

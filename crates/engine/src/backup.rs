@@ -40,6 +40,8 @@ pub struct BackupReport {
     pub home: String,
     /// Whether the folder became an app by this.
     pub new_app: bool,
+    /// Whether the app had been removed and is protected again.
+    pub revived: bool,
     /// Files that were not in the point before.
     pub files_new: u64,
     /// Files that differ from the point before.
@@ -51,6 +53,8 @@ pub struct BackupReport {
     /// The filter that was obeyed; none where everything was taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filter: Option<FilterRecord>,
+    /// Why the hook after the backup failed, where it did. The point is complete all the same.
+    pub hook_failed: Option<String>,
     /// The job that did it.
     pub job: JobId,
     /// How long it took.
@@ -112,23 +116,35 @@ impl Engine {
             .advise(format!("Name its folder once: `backstay backup PATH --app {}`.", subject.app.name))
         })?;
         let task = Task { kind: JobKind::Backup, app: Some(&subject.app.name), exclusive: true };
-        let taken = run_for(origin, self.catalog()?, &self.clock, &task, (progress, cancel), |job| {
-            let taken = self.take(job, &points, &subject, &home, origin)?;
-            let failures = taken.problems.iter().filter(|p| p.kind.is_failure()).count();
-            let point = &taken.record.point;
-            Ok(Done {
-                message: match failures {
+        let (taken, hook_failed) =
+            run_for(origin, self.catalog()?, &self.clock, &task, (progress, cancel), |job| {
+                let app = &subject.app;
+                self.hook_before_backup(app, &home, job)?;
+                let taken = self.take(job, &points, &subject, &home, origin);
+                let hook_failed = self.hook_after_backup(app, &home, taken.as_ref().ok(), job);
+                let taken = taken?;
+                let failures = taken.problems.iter().filter(|p| p.kind.is_failure()).count();
+                let point = &taken.record.point;
+                let mut message = match failures {
                     0 => format!("Point {} taken: {} files", point.id.short(), point.files),
                     n => format!("Point {} taken with {n} problems: {} files", point.id.short(), point.files),
-                },
-                partial: (failures > 0).then_some(Code::PartiallySucceeded),
-                value: taken,
-            })
-        })?;
+                };
+                if let Some(why) = &hook_failed {
+                    message.push_str(&format!(". {why}"));
+                }
+                let partial = match (failures, &hook_failed) {
+                    (0, None) => None,
+                    (0, Some(_)) => Some(Code::HookFailed),
+                    _ => Some(Code::PartiallySucceeded),
+                };
+                Ok(Done { message, partial, value: (taken, hook_failed) })
+            })?;
         let vault_folder = place::local(&points.vault.address);
         Ok(BackupReport {
             home: escape(home.as_os_str()),
             new_app: subject.new,
+            revived: subject.app.removed.is_some(),
+            hook_failed,
             files_new: taken.files[0],
             files_changed: taken.files[1],
             files_unchanged: taken.files[2],
@@ -229,9 +245,16 @@ impl Engine {
     fn remember(&self, points: &Points, subject: &Subject, record: &PointRecord) -> Result<()> {
         let catalog = self.catalog()?;
         let changes = PointChanges { add: vec![record.clone()], remove: Vec::new() };
-        let known = self.apps()?.iter().any(|a| a.name == subject.app.name);
-        if subject.new && known {
+        let name = &subject.app.name;
+        if subject.new && catalog.app(name)?.is_some() {
             catalog.move_app(&subject.app)?;
+        }
+        if subject.app.removed.is_some() {
+            match catalog.revive_app(name) {
+                // Another command was faster.
+                Err(e) if e.code() == Code::AppNotFound => {}
+                other => drop(other?),
+            }
         }
         catalog.change_points(&points.vault.id, &changes, std::slice::from_ref(&subject.app))
     }

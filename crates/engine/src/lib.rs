@@ -8,6 +8,7 @@
 //! these or over work in the vault.
 
 mod adopt;
+mod apps;
 mod backup;
 mod browse;
 mod config;
@@ -31,7 +32,9 @@ mod state;
 mod status;
 
 pub use adopt::FOREIGN;
+pub use apps::{AppChange, AppDetails, NewApp, Operated};
 pub use backstay_catalog::{App, Clock, LogLine, ManualClock, PointRecord, SystemClock};
+pub use backstay_platform::{Condition as AppCondition, Healthy, State as AppState};
 pub use backstay_tree::fs::Kind;
 pub use backstay_tree::path::escape;
 pub use backstay_vault::change;

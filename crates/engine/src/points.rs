@@ -55,6 +55,8 @@ pub struct Listing {
     pub points: Vec<PointRecord>,
     /// Snapshots of the vault that cannot be read; of which app is not known.
     pub damaged: Vec<DamagedSnapshot>,
+    /// Points of removed apps that are not listed because they were not asked for.
+    pub of_removed_apps: usize,
 }
 
 impl Points {
@@ -221,8 +223,17 @@ impl Engine {
         Ok(self.known_app(app)?.name)
     }
 
-    /// The points of one app or of all, newest first; empty for a state in which nothing was done yet.
+    /// The points of one app or of all that are protected, newest first; empty for a state in which nothing was done yet.
     pub fn list(&self, app: Option<&str>) -> Result<Listing> {
+        self.listing(app, false)
+    }
+
+    /// The points of all apps, also of those that were removed.
+    pub fn list_with_removed(&self) -> Result<Listing> {
+        self.listing(None, true)
+    }
+
+    fn listing(&self, app: Option<&str>, removed: bool) -> Result<Listing> {
         if !self.is_set_up()? {
             return match app {
                 Some(app) => Err(self.nothing_yet(Code::AppNotFound, &format!("There is no app `{app}`"))),
@@ -230,11 +241,18 @@ impl Engine {
             };
         }
         let all = self.points()?;
-        let points = match app {
+        let mut points = match app {
             Some(app) => all.of(&self.listed_app(app, &all)?),
             None => all.records,
         };
-        Ok(Listing { points, damaged: all.damaged })
+        let before = points.len();
+        if app.is_none() && !removed {
+            let gone: HashSet<AppName> =
+                self.catalog()?.removed_apps()?.into_iter().map(|a| a.name).collect();
+            points.retain(|r| !gone.contains(&r.point.app));
+        }
+        let of_removed_apps = before - points.len();
+        Ok(Listing { points, damaged: all.damaged, of_removed_apps })
     }
 
     /// All snapshots of a point: one, or two where a change of tags was interrupted.

@@ -1,7 +1,7 @@
 //! `backstay backup`
 
 use backstay_engine::{BackupReport, BackupRequest, Engine, problem_name};
-use backstay_model::{AppName, Result};
+use backstay_model::{AppName, Code, Result};
 
 use crate::args;
 use crate::failure::{partial, say};
@@ -24,11 +24,17 @@ pub fn run(engine: &Engine, args: &args::Backup, out: &mut Out) -> Result<u8> {
     out.finish()?;
     tell_places(&report);
     let failures = report.failures();
+    if let Some(why) = &report.hook_failed {
+        say(format!(
+            "warning: the point is there, but what comes after it failed: {why} (`backstay job log {}`)",
+            report.job.short()
+        ));
+    }
     for left_out in report.problems.iter().filter(|p| !p.kind.is_failure()).take(5) {
         say(format!("note: {}: {} ({})", left_out.path, problem_name(left_out.kind), left_out.detail));
     }
     if failures.is_empty() {
-        return Ok(0);
+        return Ok(if report.hook_failed.is_some() { Code::PartiallySucceeded.exit() } else { 0 });
     }
     let n = u64::try_from(failures.len()).unwrap_or(u64::MAX);
     Ok(partial(&format!("the point is not complete: {}", count(n, "problem")), &failures))
@@ -62,7 +68,9 @@ fn text(report: &BackupReport) -> String {
 /// What a first run made, and what a person must know about it.
 fn tell_places(report: &BackupReport) {
     let app = &report.point.point.app;
-    if report.new_app {
+    if report.revived {
+        say(format!("App `{app}` had been removed; it is protected again."));
+    } else if report.new_app {
         say(format!("{} is app `{app}` from now on.", report.home));
     }
     let Some(places) = &report.first_run else { return };

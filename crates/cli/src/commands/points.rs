@@ -47,8 +47,11 @@ fn status(status: PointStatus) -> &'static str {
 }
 
 /// All points, or those of one app.
-pub fn list(engine: &Engine, app: Option<&str>, out: &mut Out) -> Result<u8> {
-    let listing = engine.list(app)?;
+pub fn list(engine: &Engine, app: Option<&str>, removed: bool, out: &mut Out) -> Result<u8> {
+    let listing = match removed && app.is_none() {
+        true => engine.list_with_removed()?,
+        false => engine.list(app)?,
+    };
     if listing.points.is_empty() {
         match app {
             Some(app) => say(format!("App `{app}` has no points in the state {}.", engine.state().display())),
@@ -60,6 +63,10 @@ pub fn list(engine: &Engine, app: Option<&str>, out: &mut Out) -> Result<u8> {
     }
     out.either(&listing, |l| if l.points.is_empty() { String::new() } else { table(&l.points) })?;
     out.finish()?;
+    if listing.of_removed_apps > 0 {
+        let points = count(u64::try_from(listing.of_removed_apps).unwrap_or(u64::MAX), "point");
+        say(format!("note: {points} of removed apps not shown (`backstay list --removed`)."));
+    }
     if listing.damaged.is_empty() {
         return Ok(0);
     }

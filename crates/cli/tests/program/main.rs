@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+mod apps;
 mod first_run;
 mod foreign;
 mod in_place;

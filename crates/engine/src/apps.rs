@@ -1,0 +1,608 @@
+//! Apps: making them known, setting what is set about them, running them, removing them and bringing them back.
+//!
+//! Invariants: nothing here deletes anything of an app: a removed app keeps its home, its points, its configuration and
+//! its name. A home that Backstay made lies in `sites/NAME` of the state folder and is made before the app is noted;
+//! killed in between, the empty folder is taken over by the next try. An app is not started or stopped while a restore
+//! in place of it runs: that is looked at under the app's own lock, which the restore needs to stop the app.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use backstay_catalog::App;
+use backstay_model::app::{AppConfig, Moment, Pause, Runtime as Kind};
+use backstay_model::{AppName, Cancel, Code, Error, JobKind, Point, Result};
+use backstay_platform::{Condition, Healthy, Held, HookTarget, Runtime, State, Tended, run_hook};
+use backstay_tree::path::escape;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::adopt::{FOREIGN, SITES, absolute_home, app_at};
+use crate::backup::Taken;
+use crate::job::Running;
+use crate::private;
+use crate::secrets::Secrets;
+use crate::state::Engine;
+
+/// How long a removed app without points can be brought back.
+const KEEP_REMOVED: Duration = Duration::from_hours(30 * 24);
+/// The kind of an app whose home Backstay made.
+const SITE: &str = "site";
+
+/// A change of what is set about an app.
+pub type AppChange<'a> = &'a mut dyn FnMut(&mut AppConfig) -> Result<()>;
+
+/// An app with what is set about it and how it is.
+#[derive(Clone, Debug, Serialize)]
+pub struct AppDetails {
+    /// Its name.
+    pub name: AppName,
+    /// Its home on this machine.
+    pub home: Option<String>,
+    /// Whether the home is there.
+    pub home_exists: bool,
+    /// Whether Backstay made the home.
+    pub home_is_ours: bool,
+    /// When it became known.
+    pub created: Timestamp,
+    /// When it was removed; none while it is protected.
+    pub removed: Option<Timestamp>,
+    /// What is set about it.
+    pub config: AppConfig,
+    /// Whether it runs; none where that cannot be said.
+    pub condition: Option<Condition>,
+    /// Why that cannot be said.
+    pub condition_unknown: Option<String>,
+    /// Where its output goes, for a command that Backstay runs.
+    pub log: Option<String>,
+    /// Its points, as the vault was last seen.
+    pub points: usize,
+    /// When the newest of them was taken.
+    pub newest: Option<Timestamp>,
+}
+
+/// What became of making an app known.
+#[derive(Clone, Debug, Serialize)]
+pub struct NewApp {
+    /// The app.
+    pub app: AppDetails,
+    /// Whether it had been removed and is protected again.
+    pub revived: bool,
+    /// Whether its home was made now.
+    pub home_made: bool,
+}
+
+/// What became of starting or stopping an app.
+#[derive(Clone, Debug, Serialize)]
+pub struct Operated {
+    /// Its name.
+    pub app: AppName,
+    /// Whether it was stopped, or was not running before.
+    pub was_running: bool,
+    /// How it is now.
+    pub condition: Condition,
+    /// That it is well, where it was started.
+    pub health: Option<Healthy>,
+}
+
+impl Engine {
+    /// An app that is protected.
+    fn protected_app(&self, name: &AppName) -> Result<App> {
+        self.known_app(name.as_str())
+    }
+
+    /// The app as it runs on this host; none where its home is not known here.
+    fn app_runtime(&self, app: &App) -> Option<Runtime> {
+        let home = app.home.clone()?;
+        Some(Runtime::new(&self.state, app.name.clone(), home, app.config.clone()))
+    }
+
+    fn runtime_here(&self, app: &App) -> Result<Runtime> {
+        self.app_runtime(app).ok_or_else(|| {
+            Error::new(
+                Code::SourceNotFound,
+                format!("The home of app `{}` on this machine is not known", app.name),
+            )
+            .advise(format!("Name its folder: `backstay app add {} --home DIR`.", app.name))
+        })
+    }
+
+    /// Makes an app known. Without a home a new, empty one is made. An app that was removed is taken up again, as it was
+    /// but for `change`.
+    pub fn app_add(&self, name: &AppName, home: Option<&Path>, change: AppChange<'_>) -> Result<NewApp> {
+        if name.as_str() == FOREIGN {
+            let message = format!("`{FOREIGN}` is kept for the snapshots of other programs");
+            return Err(Error::new(Code::InvalidValue, message).advise("Choose another name."));
+        }
+        let catalog = self.catalog()?;
+        let known = catalog.app(name)?;
+        let homeless = |a: &App| a.home.as_ref().is_none_or(|h| !h.is_dir());
+        if let Some(app) = known.as_ref().filter(|a| a.removed.is_none() && !(homeless(a) && home.is_some()))
+        {
+            return Err(Error::new(Code::AlreadyExists, format!("App `{}` exists already", app.name))
+                .advise(format!("`backstay app set {name} …` changes it; or choose another name.")));
+        }
+        let mut config = known.as_ref().map(|a| a.config.clone()).unwrap_or_default();
+        change(&mut config)?;
+        config.check()?;
+        let before = known.as_ref().and_then(|a| a.home.clone()).filter(|h| h.is_dir());
+        let (home, home_made) = match (home, before) {
+            (Some(home), _) => (self.adopted_home(name, home)?, false),
+            (None, Some(home)) => (home, false),
+            (None, None) => (self.make_home(name)?, true),
+        };
+        let kind = if home_made { SITE } else { "folder" };
+        let mut app = known.clone().unwrap_or_else(|| App::new(name.clone(), None, kind, self.clock.now()));
+        app.home = Some(home);
+        app.config = config.clone();
+        match &known {
+            None => catalog.add_app(&app)?,
+            Some(known) => {
+                catalog.move_app(&app)?;
+                catalog.change_app_config(name, &mut |it| {
+                    *it = config.clone();
+                    Ok(())
+                })?;
+                if known.removed.is_some() {
+                    app = catalog.revive_app(name)?;
+                }
+            }
+        }
+        let revived = known.is_some_and(|a| a.removed.is_some());
+        Ok(NewApp { app: self.details(app)?, revived, home_made })
+    }
+
+    /// A folder that exists and may become the app's home.
+    fn adopted_home(&self, name: &AppName, home: &Path) -> Result<PathBuf> {
+        let home = absolute_home(home)?;
+        self.refuse_own(&home)?;
+        match app_at(&self.apps()?, &home) {
+            Some(other) if other.name != *name => {
+                let message = format!("{} belongs to app `{}` already", home.display(), other.name);
+                Err(Error::new(Code::Conflict, message).advise("A folder is the home of one app."))
+            }
+            _ => Ok(home),
+        }
+    }
+
+    /// Makes an empty home in the state folder.
+    fn make_home(&self, name: &AppName) -> Result<PathBuf> {
+        let home = self.state.join(SITES).join(name.as_str());
+        private::make_folder(&*self.fs, &home)?;
+        let mut entries = std::fs::read_dir(&home).map_err(|e| {
+            Error::new(Code::StateAccess, format!("Cannot read {}", home.display())).because(e)
+        })?;
+        if entries.next().is_some() {
+            let message = format!("{} exists and is not empty", home.display());
+            return Err(Error::new(Code::Conflict, message).advise(format!(
+                "To adopt what is in it: `backstay app add {name} --home {}`.",
+                home.display()
+            )));
+        }
+        Ok(home)
+    }
+
+    /// Changes what is set about an app.
+    pub fn app_set(&self, name: &AppName, change: AppChange<'_>) -> Result<AppDetails> {
+        let app = self.protected_app(name)?;
+        let mut wanted = app.config.clone();
+        change(&mut wanted)?;
+        wanted.check()?;
+        if !same_runner(&app.config.runtime, &wanted.runtime) {
+            self.refuse_running(&app)?;
+        }
+        let changed = self.catalog()?.change_app_config(name, &mut |config| {
+            change(config)?;
+            config.check()
+        })?;
+        self.details(changed)
+    }
+
+    /// Another runtime would not know the app that runs.
+    fn refuse_running(&self, app: &App) -> Result<()> {
+        let Some(runtime) = self.app_runtime(app) else { return Ok(()) };
+        // What cannot be asked cannot be stopped either, and must be exchangeable.
+        let state = backstay_platform::state(&runtime, &Cancel::new()).map(|c| c.state);
+        if state.is_ok_and(|s| s == State::Running) {
+            return Err(Error::new(Code::Conflict, format!("App `{}` is running", app.name))
+                .advise(format!("Stop it first: `backstay app stop {}`.", app.name)));
+        }
+        Ok(())
+    }
+
+    /// One app, also a removed one.
+    pub fn app_show(&self, name: &AppName) -> Result<AppDetails> {
+        match self.catalog()?.app(name)? {
+            Some(app) => self.details(app),
+            None => self.protected_app(name).and_then(|app| self.details(app)),
+        }
+    }
+
+    /// The protected apps, or the removed ones that can be brought back, by name.
+    pub fn app_list(&self, removed: bool) -> Result<Vec<AppDetails>> {
+        let catalog = self.catalog()?;
+        self.forget_removed()?;
+        let apps = if removed { catalog.removed_apps()? } else { catalog.apps()? };
+        apps.into_iter().map(|app| self.details(app)).collect()
+    }
+
+    fn forget_removed(&self) -> Result<()> {
+        let limit = self.clock.now().checked_sub(KEEP_REMOVED);
+        limit.map_or(Ok(()), |limit| self.catalog()?.forget_removed(limit).map(drop))
+    }
+
+    fn details(&self, app: App) -> Result<AppDetails> {
+        let vault = Secrets::load(&self.state)?.and_then(|s| s.vault);
+        let all = vault.map_or(Ok(Vec::new()), |vault| self.catalog()?.points(&vault.id))?;
+        let of_app: Vec<&Point> = all.iter().map(|r| &r.point).filter(|p| p.app == app.name).collect();
+        let runtime = self.app_runtime(&app);
+        let asked = runtime.as_ref().map(|r| backstay_platform::state(r, &Cancel::new())).transpose();
+        let (condition, condition_unknown) = match asked {
+            Ok(condition) => (condition, None),
+            Err(e) => (None, Some(e.message().to_owned())),
+        };
+        Ok(AppDetails {
+            points: of_app.len(),
+            newest: of_app.iter().map(|p| p.time).max(),
+            home_exists: app.home.as_ref().is_some_and(|h| h.is_dir()),
+            home_is_ours: app.home.as_ref().is_some_and(|h| h.starts_with(self.state.join(SITES))),
+            home: app.home.as_ref().map(|h| escape(h.as_os_str())),
+            created: app.created,
+            removed: app.removed,
+            condition,
+            condition_unknown,
+            log: runtime.and_then(|r| r.log_file()).map(|p| escape(p.as_os_str())),
+            config: app.config,
+            name: app.name,
+        })
+    }
+
+    /// Lets automatic backups rest, for a time or until they are resumed.
+    pub fn app_pause(
+        &self,
+        name: &AppName,
+        reason: Option<&str>,
+        time: Option<Duration>,
+    ) -> Result<AppDetails> {
+        let now = self.clock.now();
+        let until = time
+            .map(|time| now.checked_add(time))
+            .transpose()
+            .map_err(|e| Error::new(Code::InvalidValue, "The pause is too long").because(e))?;
+        self.app_set(name, &mut |config| {
+            let since = config.paused.as_ref().filter(|_| config.is_paused(now)).map_or(now, |p| p.since);
+            config.paused = Some(Pause { since, reason: reason.map(str::to_owned), until });
+            Ok(())
+        })
+    }
+
+    /// Ends a pause.
+    pub fn app_resume(&self, name: &AppName) -> Result<AppDetails> {
+        self.app_set(name, &mut |config| {
+            config.paused = None;
+            Ok(())
+        })
+    }
+
+    /// Does something to a running app under its lock, unless a restore in place of it runs.
+    fn operate<T>(
+        &self,
+        name: &AppName,
+        cancel: &Cancel,
+        work: impl FnOnce(&Runtime, &Held<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let app = self.protected_app(name)?;
+        if !app.config.runtime.runs() {
+            let message = format!("App `{name}` is static: there is nothing to start or stop");
+            return Err(Error::new(Code::Conflict, message).advise(format!(
+                "`backstay app set {name} --command LINE` (or --systemd, --compose) says how it runs."
+            )));
+        }
+        let runtime = self.runtime_here(&app)?;
+        let held = runtime.lock(cancel)?;
+        self.refuse_while_restored(name)?;
+        work(&runtime, &held)
+    }
+
+    fn refuse_while_restored(&self, name: &AppName) -> Result<()> {
+        match self.catalog()?.exclusive_job(name)? {
+            Some(job) if matches!(job.kind, JobKind::Restore | JobKind::Undo) => {
+                let message = format!("App `{name}` is being restored (job {})", job.id.short());
+                Err(Error::new(Code::AppBusy, message))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Starts an app and waits until it is well.
+    pub fn app_start(&self, name: &AppName, cancel: &Cancel) -> Result<Operated> {
+        self.operate(name, cancel, |runtime, held| {
+            let started = held.start(cancel)?;
+            self.operated(runtime, !started, true, cancel)
+        })
+    }
+
+    /// Stops an app.
+    pub fn app_stop(&self, name: &AppName, cancel: &Cancel) -> Result<Operated> {
+        self.operate(name, cancel, |runtime, held| {
+            let was = held.stop(cancel)?;
+            self.operated(runtime, was.running, false, cancel)
+        })
+    }
+
+    /// Stops an app, starts it and waits until it is well.
+    pub fn app_restart(&self, name: &AppName, cancel: &Cancel) -> Result<Operated> {
+        self.operate(name, cancel, |runtime, held| {
+            let was = held.stop(cancel)?;
+            held.start(cancel)?;
+            self.operated(runtime, was.running, true, cancel)
+        })
+    }
+
+    fn operated(
+        &self,
+        runtime: &Runtime,
+        was_running: bool,
+        wait: bool,
+        cancel: &Cancel,
+    ) -> Result<Operated> {
+        let health = wait.then(|| backstay_platform::wait_healthy(runtime, cancel)).transpose()?;
+        let condition = backstay_platform::state(runtime, cancel)?;
+        Ok(Operated { app: runtime.name.clone(), was_running, condition, health })
+    }
+
+    /// No longer protects an app. Everything about it stays; the name stays its own.
+    pub fn app_remove(&self, name: &AppName) -> Result<AppDetails> {
+        let app = self.protected_app(name)?;
+        if let Some(job) = self.catalog()?.exclusive_job(name)? {
+            let message = format!("A job of app `{name}` is running (job {})", job.id.short());
+            return Err(Error::new(Code::AppBusy, message));
+        }
+        if matches!(app.config.runtime, Kind::Command(_)) {
+            // Nobody would look after it any more.
+            self.refuse_running(&app)?;
+        }
+        let removed = self.catalog()?.remove_app(name)?;
+        self.details(removed)
+    }
+
+    /// Takes a removal back.
+    pub fn app_restore_deleted(&self, name: &AppName) -> Result<AppDetails> {
+        self.forget_removed()?;
+        let catalog = self.catalog()?;
+        let app = match catalog.app(name)? {
+            Some(app) if app.removed.is_some() => app,
+            Some(_) => {
+                return Err(Error::new(
+                    Code::AlreadyExists,
+                    format!("App `{name}` is there, it was not removed"),
+                )
+                .advise("Nothing is to be done."));
+            }
+            None => return self.protected_app(name).and_then(|app| self.details(app)),
+        };
+        if let Some(other) =
+            app.home.as_deref().and_then(|h| app_at(&self.apps().ok()?, h).map(|a| a.name.clone()))
+        {
+            let home = app.home.as_deref().unwrap_or(Path::new("")).display();
+            return Err(Error::new(Code::Conflict, format!("{home} belongs to app `{other}` by now"))
+                .advise(format!("Give the app another home: `backstay app add {name} --home DIR`.")));
+        }
+        self.details(catalog.revive_app(name)?)
+    }
+
+    /// Looks after all apps that Backstay runs: starts those again that ended by themselves, and holds the limits of
+    /// their logs. Gives a line about each that something was done for, or could not be.
+    ///
+    /// What is started inherits the priority of the calling thread.
+    pub fn tend_apps(&self, cancel: &Cancel) -> Result<Vec<String>> {
+        let mut lines = Vec::new();
+        for app in self.apps()?.iter().filter(|a| matches!(a.config.runtime, Kind::Command(_))) {
+            let Some(runtime) = self.app_runtime(app) else { continue };
+            let may_start = || self.refuse_while_restored(&app.name).is_ok();
+            match backstay_platform::tend(&runtime, &may_start, cancel) {
+                Ok(Tended::Restarted) => {
+                    lines.push(format!("App {} had ended by itself and was started again", app.name))
+                }
+                Ok(Tended::Well | Tended::Waiting(_)) => {}
+                Err(e) if e.code() == Code::Cancelled => return Err(e),
+                Err(e) => lines.push(format!("App {} could not be started again: {}", app.name, e.message())),
+            }
+        }
+        Ok(lines)
+    }
+
+    /// Runs the hook before a backup. Nothing was done yet when it fails.
+    pub(crate) fn hook_before_backup(&self, app: &App, home: &Path, job: &Running<'_>) -> Result<()> {
+        let about = HookTarget { job: Some(job.id()), ..HookTarget::default() };
+        self.backup_hook(app, home, Moment::BeforeBackup, &about, job, job.cancel())
+    }
+
+    /// Runs the hook after a backup, whatever became of it; gives why it failed. It runs also when the job was told
+    /// to stop: what the hook before has begun must be ended.
+    pub(crate) fn hook_after_backup(
+        &self,
+        app: &App,
+        home: &Path,
+        taken: Option<&Taken>,
+        job: &Running<'_>,
+    ) -> Option<String> {
+        let point = taken.map(|t| t.record.point.id);
+        let about = HookTarget { job: Some(job.id()), point, failed: taken.is_none(), target: None };
+        let ran = self.backup_hook(app, home, Moment::AfterBackup, &about, job, &Cancel::new());
+        ran.err().map(|e| e.message().to_owned())
+    }
+
+    fn backup_hook(
+        &self,
+        app: &App,
+        home: &Path,
+        moment: Moment,
+        about: &HookTarget<'_>,
+        job: &Running<'_>,
+        cancel: &Cancel,
+    ) -> Result<()> {
+        let runtime = Runtime::new(&self.state, app.name.clone(), home.to_owned(), app.config.clone());
+        match run_hook(&runtime, moment, about, cancel) {
+            Ok(None) => Ok(()),
+            Ok(Some(ran)) => {
+                job.log(format!("The {} hook ended well after {} s", moment.name(), ran.seconds));
+                ran.output.lines().for_each(|line| job.log(format!("  {line}")));
+                Ok(())
+            }
+            Err(e) => {
+                job.log(e.message());
+                e.causes().iter().flat_map(|c| c.lines()).for_each(|line| job.log(format!("  {line}")));
+                Err(e)
+            }
+        }
+    }
+}
+
+/// Whether an app that one of them started is known to the other.
+fn same_runner(a: &Kind, b: &Kind) -> bool {
+    match (a, b) {
+        (Kind::Command(_), Kind::Command(_)) | (Kind::Static, _) => true,
+        _ => a == b,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use backstay_catalog::{End, NewJob, Work};
+    use backstay_model::app::{CommandLine, CommandRuntime};
+    use backstay_model::{JobId, JobState};
+
+    use crate::state::Setup;
+
+    struct Place {
+        engine: Engine,
+        name: AppName,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            // A test that failed has its own message.
+            let _failed_before = self.engine.app_stop(&self.name, &Cancel::new());
+        }
+    }
+
+    fn place(line: &str) -> Place {
+        let dir = tempfile::tempdir().unwrap();
+        let engine =
+            Engine::new(Setup { state: Some(dir.path().join("state")), ..Setup::default() }).unwrap();
+        let name = AppName::suggest("blog");
+        let new = engine.app_add(&name, None, &mut |config| {
+            config.runtime = Kind::Command(CommandRuntime::new(CommandLine::Line(line.to_owned())));
+            Ok(())
+        });
+        let new = new.unwrap();
+        assert!(new.home_made && !new.revived && new.app.home_is_ours);
+        Place { engine, name, _dir: dir }
+    }
+
+    #[test]
+    fn an_app_is_left_alone_while_a_restore_of_it_runs() {
+        let p = place("exec sleep 4101");
+        let (engine, cancel) = (&p.engine, Cancel::new());
+        let catalog = engine.catalog().unwrap();
+        let begin = |number: u8, kind: JobKind, exclusive: bool| {
+            let app = Some(p.name.clone());
+            catalog
+                .begin_job(&NewJob {
+                    id: JobId::from_bytes([number; 16]),
+                    kind,
+                    app,
+                    exclusive,
+                    automatic: false,
+                })
+                .unwrap()
+        };
+        for (number, kind, exclusive, busy) in [
+            (1, JobKind::Restore, true, true),
+            (2, JobKind::Undo, true, true),
+            (3, JobKind::Restore, false, false),
+            (4, JobKind::Backup, true, false),
+        ] {
+            let job = begin(number, kind, exclusive);
+            for result in [engine.app_start(&p.name, &cancel), engine.app_stop(&p.name, &cancel)] {
+                assert_eq!(result.err().map(|e| e.code()), busy.then_some(Code::AppBusy), "{kind:?}");
+            }
+            let end = End { state: JobState::Succeeded, message: None, code: None };
+            catalog.end_job(&job.id, job.token, &Work::default(), &end).unwrap();
+        }
+        let job = begin(5, JobKind::Backup, true);
+        assert_eq!(engine.app_remove(&p.name).unwrap_err().code(), Code::AppBusy);
+        let end = End { state: JobState::Succeeded, message: None, code: None };
+        catalog.end_job(&job.id, job.token, &Work::default(), &end).unwrap();
+        engine.app_remove(&p.name).unwrap();
+        assert_eq!(engine.app_start(&p.name, &cancel).unwrap_err().code(), Code::AppNotFound);
+        engine.app_restore_deleted(&p.name).unwrap();
+    }
+
+    #[test]
+    fn an_app_that_ended_by_itself_is_started_again_but_not_while_it_is_restored() {
+        let p = place("exec sleep 4102");
+        let (engine, cancel) = (&p.engine, Cancel::new());
+        assert!(engine.tend_apps(&cancel).unwrap().is_empty(), "it was never started");
+        let pid = engine.app_start(&p.name, &cancel).unwrap().condition.pid.unwrap();
+        let kill = |pid: u32| {
+            let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            let started = std::time::Instant::now();
+            while engine.app_show(&p.name).unwrap().condition.unwrap().state != State::Failed {
+                assert!(started.elapsed() < Duration::from_secs(20));
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        };
+        kill(pid);
+        let catalog = engine.catalog().unwrap();
+        let new = NewJob {
+            id: JobId::from_bytes([1; 16]),
+            kind: JobKind::Restore,
+            app: Some(p.name.clone()),
+            exclusive: true,
+            automatic: false,
+        };
+        let job = catalog.begin_job(&new).unwrap();
+        let waited = std::time::Instant::now();
+        while waited.elapsed() < Duration::from_millis(1_500) {
+            assert!(engine.tend_apps(&cancel).unwrap().is_empty());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let end = End { state: JobState::Succeeded, message: None, code: None };
+        catalog.end_job(&job.id, job.token, &Work::default(), &end).unwrap();
+        assert_eq!(
+            engine.tend_apps(&cancel).unwrap(),
+            ["App blog had ended by itself and was started again"]
+        );
+        assert_ne!(engine.app_show(&p.name).unwrap().condition.unwrap().pid, Some(pid));
+        // What was stopped on purpose stays so.
+        engine.app_stop(&p.name, &cancel).unwrap();
+        assert!(engine.tend_apps(&cancel).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_changed_at_once_by_many_is_not_lost_and_a_bad_change_changes_nothing() {
+        let p = place("true");
+        let refused = p.engine.app_set(&p.name, &mut |config| {
+            config.rpo = Duration::ZERO;
+            Ok(())
+        });
+        assert_eq!(refused.unwrap_err().code(), Code::InvalidValue);
+        std::thread::scope(|scope| {
+            for n in 0..6 {
+                let p = &p;
+                scope.spawn(move || {
+                    p.engine.app_set(&p.name, &mut |config| {
+                        config.excludes.push(n.to_string());
+                        Ok(())
+                    })
+                });
+            }
+        });
+        let config = p.engine.app_show(&p.name).unwrap().config;
+        assert_eq!((config.excludes.len(), config.rpo), (6, Duration::from_hours(2)));
+    }
+}
