@@ -73,12 +73,6 @@ impl Engine {
         real.strip_prefix(sites.canonicalize().unwrap_or(sites)).is_ok_and(|below| below != Path::new(""))
     }
 
-    /// Whether a folder lies in the one for homes that Backstay makes.
-    fn is_site(&self, real: &Path) -> bool {
-        let sites = self.state.join(SITES);
-        real.strip_prefix(sites.canonicalize().unwrap_or(sites)).is_ok_and(|below| below != Path::new(""))
-    }
-
     /// A home must not be Backstay's own.
     pub(crate) fn refuse_own(&self, home: &Path) -> Result<()> {
         let real = home.canonicalize().unwrap_or_else(|_gone| home.to_owned());

@@ -74,8 +74,8 @@ pub struct NewApp {
 /// What became of starting or stopping an app.
 #[derive(Clone, Debug, Serialize)]
 pub struct Operated {
-    /// Its name.
-    pub app: AppName,
+    /// The app's name.
+    pub name: AppName,
     /// Whether it was stopped, or was not running before.
     pub was_running: bool,
     /// How it is now.
@@ -102,7 +102,7 @@ impl Engine {
                 Code::SourceNotFound,
                 format!("The home of app `{}` on this machine is not known", app.name),
             )
-            .advise(format!("Name its folder: `backstay app add {} --home DIR`.", app.name))
+            .advise(format!("Name its folder: `backstay app add {} DIR`.", app.name))
         })
     }
 
@@ -173,10 +173,8 @@ impl Engine {
         })?;
         if entries.next().is_some() {
             let message = format!("{} exists and is not empty", home.display());
-            return Err(Error::new(Code::Conflict, message).advise(format!(
-                "To adopt what is in it: `backstay app add {name} --home {}`.",
-                home.display()
-            )));
+            return Err(Error::new(Code::Conflict, message)
+                .advise(format!("To adopt what is in it: `backstay app add {name} {}`.", home.display())));
         }
         Ok(home)
     }
@@ -347,7 +345,7 @@ impl Engine {
     ) -> Result<Operated> {
         let health = wait.then(|| backstay_platform::wait_healthy(runtime, cancel)).transpose()?;
         let condition = backstay_platform::state(runtime, cancel)?;
-        Ok(Operated { app: runtime.name.clone(), was_running, condition, health })
+        Ok(Operated { name: runtime.name.clone(), was_running, condition, health })
     }
 
     /// No longer protects an app. Everything about it stays; the name stays its own.
@@ -385,7 +383,7 @@ impl Engine {
         {
             let home = app.home.as_deref().unwrap_or(Path::new("")).display();
             return Err(Error::new(Code::Conflict, format!("{home} belongs to app `{other}` by now"))
-                .advise(format!("Give the app another home: `backstay app add {name} --home DIR`.")));
+                .advise(format!("Give the app another home: `backstay app add {name} DIR`.")));
         }
         self.details(catalog.revive_app(name)?)
     }

@@ -12,8 +12,8 @@ pub enum App {
         /// The app
         name: String,
         /// Its home: a folder that exists [default: a new one, sites/NAME in the state folder]
-        #[arg(long, value_name = "DIR")]
-        home: Option<PathBuf>,
+        #[arg(value_name = "DIR")]
+        folder: Option<PathBuf>,
         #[command(flatten)]
         flags: Box<AppFlags>,
     },
@@ -120,7 +120,7 @@ pub struct AppFlags {
     pub project: Option<String>,
     /// Working folder of the command, absolute or relative to the home [default: the home]
     #[arg(long, value_name = "DIR", help_heading = "Command")]
-    pub folder: Option<String>,
+    pub work_in: Option<String>,
     /// User that the command runs as [default: the one that starts it]
     #[arg(long, value_name = "USER", help_heading = "Command")]
     pub run_as: Option<String>,

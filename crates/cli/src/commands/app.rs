@@ -27,8 +27,8 @@ struct Apps {
 /// Runs one of the commands.
 pub fn run(engine: &Engine, command: App, out: &mut Out) -> Result<u8> {
     match command {
-        App::Add { name, home, flags } => {
-            let new = engine.app_add(&name.parse()?, home.as_deref(), &mut |c| flags::change(&flags, c))?;
+        App::Add { name, folder, flags } => {
+            let new = engine.app_add(&name.parse()?, folder.as_deref(), &mut |c| flags::change(&flags, c))?;
             out.either(&new, added)?;
             out.finish()?;
             warn(&new.app);
@@ -130,7 +130,7 @@ fn operated(out: &mut Out, it: &Operated, what: impl FnOnce(&Operated) -> &'stat
             let took = duration(std::time::Duration::try_from_secs_f64(seconds).unwrap_or_default());
             format!(", healthy after {took}: {check}")
         });
-        format!("App `{}` {}{pid}{}", o.app, what(o), well.unwrap_or_default())
+        format!("App `{}` {}{pid}{}", o.name, what(o), well.unwrap_or_default())
     })
 }
 

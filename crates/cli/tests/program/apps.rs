@@ -43,8 +43,7 @@ fn a_real_web_server_is_run_by_commands() {
         told.push('\n');
         ran
     };
-    tell(&["app", "add", "blog", "--home", "blog", "--command", &line, "--health", &url, "--run-as", &user])
-        .ok();
+    tell(&["app", "add", "blog", "blog", "--command", &line, "--health", &url, "--run-as", &user]).ok();
     let _stops = Stops(&world, "blog");
     tell(&["app", "start", "blog"]).ok();
     tell(&["app", "start", "blog"]).ok();
@@ -88,9 +87,9 @@ fn what_is_set_is_shown_and_refused_where_it_does_not_fit() {
         (&["app", "list"], 0),
         (&["app", "add", "shop"], 0),
         (&["app", "add", "shop"], 1),
-        (&["app", "add", "copy", "--home", "home/sites/shop"], 1),
-        (&["app", "add", "state", "--home", "home"], 1),
-        (&["app", "add", "gone", "--home", "nowhere"], 4),
+        (&["app", "add", "copy", "home/sites/shop"], 1),
+        (&["app", "add", "state", "home"], 1),
+        (&["app", "add", "gone", "nowhere"], 4),
         (&["app", "add", "foreign"], 2),
         (&["app", "add", "unit", "--systemd", "blog", "--exclude", "cache/*", "--filter-automatic", "on"], 0),
         (&["app", "set", "shop", "--compose", "compose.yaml", "--project", "shop", "--rpo", "4h"], 0),
@@ -175,11 +174,11 @@ fn a_removed_app_keeps_its_points_and_comes_back_in_three_ways() {
 
     removed();
     // Its folder may belong to another app meanwhile; then it comes back with another one.
-    world.ok(&["app", "add", "second", "--home", "blog"]);
+    world.ok(&["app", "add", "second", "blog"]);
     let taken = world.run(&["app", "restore-deleted", "blog"]).fails("Conflict", 1);
     assert!(taken.stderr.contains("belongs to app `second` by now"), "{taken:?}");
     world.write("moved/index.html", b"new");
-    let back = world.json(&["app", "add", "blog", "--home", "moved"]);
+    let back = world.json(&["app", "add", "blog", "moved"]);
     assert_eq!((&back["revived"], rpo()), (&Value::Bool(true), 18_000.into()));
     world.run(&["backup", "blog"]).ok();
     assert_eq!(world.points("blog").len(), 3);

@@ -49,6 +49,11 @@ fn every_command_keeps_its_shape() {
         "status",
         "job list",
         "vault key list",
+        "app show blog",
+        "app list",
+        "app set blog --command true --health http://localhost/ --before-backup true",
+        "app pause blog --reason x --for 1h",
+        "app add shop",
     ];
     for words in commands {
         let args: Vec<&str> = words.split(' ').collect();

@@ -65,7 +65,7 @@ fn runtime(flags: &AppFlags, runtime: &mut Runtime) -> Result<()> {
 }
 
 fn command(flags: &AppFlags, runtime: &mut Runtime) -> Result<()> {
-    let given = flags.folder.is_some()
+    let given = flags.work_in.is_some()
         || flags.run_as.is_some()
         || !flags.env.is_empty()
         || flags.env_file.is_some()
@@ -81,7 +81,7 @@ fn command(flags: &AppFlags, runtime: &mut Runtime) -> Result<()> {
         _ => return Ok(()),
     };
     let or_none = |text: &String| (!text.is_empty()).then(|| text.clone());
-    if let Some(folder) = &flags.folder {
+    if let Some(folder) = &flags.work_in {
         it.folder = or_none(folder);
     }
     if let Some(user) = &flags.run_as {
