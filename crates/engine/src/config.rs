@@ -158,7 +158,6 @@ pub(crate) struct Ping {
 
 impl Ping {
     /// The address for an app.
-    #[allow(dead_code, reason = "pings come with the scheduler")]
     pub fn of(&self, app: &AppName) -> Option<&Secret> {
         self.apps.get(app).or(self.url.as_ref())
     }

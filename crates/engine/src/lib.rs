@@ -18,7 +18,6 @@ mod keys;
 mod kit;
 mod maintain;
 mod manifest;
-#[allow(dead_code, reason = "pings come with the scheduler")]
 mod notify;
 mod place;
 mod points;
