@@ -24,7 +24,7 @@ pub struct Cli {
 }
 
 /// What every command takes.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct Global {
     /// State folder [default: /var/lib/backstay for root, else $XDG_DATA_HOME/backstay]
     #[arg(long, global = true, value_name = "DIR", env = "BACKSTAY_HOME", hide_env_values = true)]
@@ -93,7 +93,9 @@ pub enum Command {
     /// Tell people what went wrong (docs/alerts.md)
     #[command(subcommand)]
     Notify(Notify),
-    /// Show the state, the apps, their newest points and the vault
+    /// Take automatic points every hour until stopped (SIGHUP: read backstay.toml anew)
+    Serve,
+    /// Say whether all is well: the apps, their newest points, the vault; exit status 0 well, 3 partly, 1 not
     Status,
     /// Print a completion script for a shell
     Completions {

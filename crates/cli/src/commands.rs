@@ -8,6 +8,7 @@ pub mod notify;
 mod plan_text;
 pub mod points;
 pub mod restore;
+pub mod serve;
 pub mod status;
 pub mod vault;
 

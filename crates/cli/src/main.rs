@@ -77,6 +77,9 @@ fn run(cli: Cli, out: &mut Out) -> Result<u8> {
     if let Command::Completions { shell } = cli.command {
         return commands::completions(shell, out);
     }
+    if let Command::Serve = cli.command {
+        return commands::serve::run(&|| engine(cli.global.clone()));
+    }
     let engine = engine(cli.global)?;
     for resumed in engine.resume()? {
         let word = if resumed.stuck { "warning" } else { "note" };
@@ -101,6 +104,6 @@ fn run(cli: Cli, out: &mut Out) -> Result<u8> {
         Command::Job(command) => commands::job::run(&engine, command, out),
         Command::Notify(command) => commands::notify::run(&engine, command, out),
         Command::Status => commands::status::run(&engine, out),
-        Command::Completions { .. } => Ok(0),
+        Command::Serve | Command::Completions { .. } => Ok(0),
     }
 }

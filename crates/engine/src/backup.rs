@@ -25,7 +25,7 @@ use crate::manifest::{CONTENT, FILE, Manifest};
 use crate::points::{self, Points, WAIT};
 use crate::recover::{Places, same_disk};
 use crate::secrets::random;
-use crate::state::Engine;
+use crate::state::{Engine, OpenVault};
 use crate::{place, private};
 
 /// Folder of the file indexes in the state folder; may be deleted at any time.
@@ -101,10 +101,21 @@ impl Engine {
         progress: &dyn Progress,
         cancel: &Cancel,
     ) -> Result<BackupReport> {
+        self.check_target(request.target)?;
+        let open = self.vault_or_new()?;
+        self.backup_to(open, request, progress, cancel)
+    }
+
+    /// The same into a vault that is open.
+    pub(crate) fn backup_to(
+        &self,
+        open: OpenVault,
+        request: &BackupRequest<'_>,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<BackupReport> {
         let started = Instant::now();
         let BackupRequest { target, named, origin } = *request;
-        self.check_target(target)?;
-        let open = self.vault_or_new()?;
         let first_run = open.new.then(|| self.places(&open));
         let points = self.reconcile(open)?;
         let subject = self.subject(target, named)?;

@@ -9,6 +9,7 @@
 
 mod adopt;
 mod apps;
+mod alerts;
 mod backup;
 mod browse;
 mod config;
@@ -27,11 +28,14 @@ mod restore;
 mod runtime;
 mod secrets;
 mod select;
+mod serve;
+mod spool;
 mod state;
 mod status;
 
 pub use adopt::FOREIGN;
 pub use apps::{AppChange, AppDetails, NewApp, Operated};
+pub use alerts::AlertView;
 pub use backstay_catalog::{App, Clock, LogLine, ManualClock, PointRecord, SystemClock};
 pub use backstay_platform::{Condition as AppCondition, Healthy, State as AppState};
 pub use backstay_tree::fs::Kind;
@@ -56,5 +60,6 @@ pub use recover::{Attached, Exported, Made, Places};
 pub use restore::{InPlace, InPlaceReport, KEPT, RestorePlan, RestoreReport, RestoreRequest, Resumed};
 pub use secrets::VaultRef;
 pub use select::Selector;
+pub use serve::{Control, Log, serve};
 pub use state::{Engine, Setup, default_state};
-pub use status::{AppStatus, Status, VaultStatus};
+pub use status::{AppStatus, LastResult, SpoolStatus, Status, VaultError, VaultStatus};

@@ -22,7 +22,7 @@ use crate::secrets::{Secrets, VaultRef};
 use crate::{place, private};
 
 /// The catalog's file in the state folder.
-const CATALOG: &str = "hosting.db";
+pub(crate) const CATALOG: &str = "hosting.db";
 /// The default vault's folder in the state folder.
 const VAULT: &str = "vault";
 const LOCK: &str = ".lock";

@@ -1,14 +1,30 @@
 //! Jobs and the whole at a glance.
+//!
+//! Invariants: looking changes nothing and needs no vault: when that cannot be reached, the points are told as last
+//! seen. What is well is decided here, once, for people ([`Status::well`]) and for alerts alike.
 
-use backstay_catalog::LogLine;
-use backstay_model::{Code, Error, Job, JobState, Origin, Result};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use backstay_catalog::{App, LogLine, Owner, PointRecord};
+use backstay_model::app::Pause;
+use backstay_model::schedule::{self, Moment, Next};
+use backstay_model::{AppName, Code, Error, Job, JobKind, JobState, Origin, Result};
+use backstay_vault::{Folder, Vault};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::alerts::AlertView;
+use crate::notify::why;
 use crate::recover::same_disk;
 use crate::secrets::Secrets;
+use crate::serve::lock;
+use crate::serve::note::RunNote;
 use crate::state::Engine;
 use crate::{adopt::FOREIGN, place};
+
+/// Points of the future (the clock was set back) that are younger than this count as taken now.
+const FUTURE: i64 = 3_600;
 
 /// The whole at a glance.
 #[derive(Clone, Debug, Serialize)]
@@ -17,10 +33,19 @@ pub struct Status {
     pub state: String,
     /// Whether anything was ever done in it.
     pub set_up: bool,
+    /// Whether nothing is wrong: the vault answers, each app has the points it should have, and nothing else is to
+    /// be looked at.
+    pub well: bool,
+    /// Whether `backstay serve` works on this state.
+    pub server: bool,
     /// The vault, where there is one.
     pub vault: Option<VaultStatus>,
     /// The apps by name.
     pub apps: Vec<AppStatus>,
+    /// Points that wait on this machine for the vault.
+    pub spool: SpoolStatus,
+    /// Alerts that hold, oldest first.
+    pub alerts: Vec<AlertView>,
     /// Jobs that run now.
     pub running: Vec<Job>,
     /// Snapshots of other programs in the vault.
@@ -34,8 +59,36 @@ pub struct VaultStatus {
     pub address: String,
     /// Its own id.
     pub id: String,
+    /// Whether it could be opened and its points could be listed.
+    pub reachable: bool,
+    /// Why not.
+    pub error: Option<VaultError>,
+    /// Bytes of data in it, where it is reachable and was asked.
+    pub bytes: Option<u64>,
+    /// Bytes that are free where it lies, where that is a folder.
+    pub free_bytes: Option<u64>,
     /// Whether it lies on the disk of an app's home: it does not survive that disk.
     pub same_disk_as_an_app: bool,
+}
+
+/// Why a vault cannot be used.
+#[derive(Clone, Debug, Serialize)]
+pub struct VaultError {
+    /// The stable code.
+    pub code: String,
+    /// What happened.
+    pub message: String,
+    /// What to do.
+    pub advice: String,
+}
+
+/// Points that wait.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SpoolStatus {
+    /// How many.
+    pub points: usize,
+    /// When the oldest was taken.
+    pub oldest: Option<Timestamp>,
 }
 
 /// An app at a glance.
@@ -47,68 +100,164 @@ pub struct AppStatus {
     pub home: Option<String>,
     /// Whether the home is there.
     pub home_exists: bool,
-    /// Its points.
+    /// Its points in the vault.
     pub points: usize,
-    /// When the newest was taken.
+    /// Its points that wait for the vault.
+    pub spooled: usize,
+    /// When the newest was taken, the waiting ones included.
     pub newest: Option<Timestamp>,
+    /// The greatest age that the newest may have.
+    pub rpo_seconds: u64,
+    /// Whether it is younger than that; none where nobody watches (paused, not automatic, no home here).
+    pub rpo_met: Option<bool>,
+    /// Whether points are taken every hour, but for a pause.
+    pub automatic: bool,
+    /// Set while automatic points rest.
+    pub paused: Option<Pause>,
+    /// When the next automatic point is due, where a scheduler runs.
+    pub next_run: Option<Timestamp>,
+    /// Whether a backup of it runs now.
+    pub running: bool,
+    /// How its last backup ended, asked for or automatic, where this state knows.
+    pub last_result: Option<LastResult>,
     /// How its last backup that is over ended, where this state knows.
     pub last_backup: Option<Job>,
+    /// Whether points are to be taken of it now.
+    #[serde(skip)]
+    pub(crate) watched: bool,
+}
+
+/// How a backup ended.
+#[derive(Clone, Debug, Serialize)]
+pub struct LastResult {
+    /// When.
+    pub time: Timestamp,
+    /// Whether there is no point of it.
+    pub failed: bool,
+    /// The stable code, where it failed or is partial.
+    pub code: Option<String>,
+    /// What to read about it.
+    pub message: String,
+    /// What to do, where it failed.
+    #[serde(skip)]
+    pub(crate) advice: String,
+}
+
+impl AppStatus {
+    /// Whether the last backup failed with a code.
+    pub(crate) fn failed_with(&self, code: Code) -> bool {
+        self.last_result.as_ref().is_some_and(|r| r.failed && r.code.as_deref() == Some(code.as_str()))
+    }
+
+    /// Whether its points are as declared and its last backup did not fail.
+    fn well(&self) -> bool {
+        self.rpo_met != Some(false) && !(self.watched && self.last_result.as_ref().is_some_and(|r| r.failed))
+    }
+}
+
+impl Status {
+    /// Whether everything is well but that the last backup of an app left something out.
+    #[must_use]
+    pub fn partial(&self) -> bool {
+        let partial = |a: &AppStatus| {
+            a.last_result.as_ref().is_some_and(|r| !r.failed && r.code.is_some()) && a.watched
+        };
+        self.apps.iter().any(partial)
+    }
+}
+
+/// What there is to know of the points.
+struct Seen {
+    vault: VaultStatus,
+    records: Vec<PointRecord>,
 }
 
 impl Engine {
-    /// The whole at a glance. A state in which nothing was done yet is not an error.
+    /// The whole at a glance. A state in which nothing was done yet is not an error, nor is a vault that is away.
     pub fn status(&self) -> Result<Status> {
         let state = self.state.display().to_string();
-        if Secrets::load(&self.state)?.is_none() {
+        let server = lock::is_held(&self.state);
+        let secrets = Secrets::load(&self.state)?;
+        let known = secrets.is_some() || self.state.join(crate::state::CATALOG).exists();
+        if !known {
             return Ok(Status {
                 state,
                 set_up: false,
+                well: true,
+                server,
                 vault: None,
                 apps: Vec::new(),
+                spool: SpoolStatus::default(),
+                alerts: Vec::new(),
                 running: Vec::new(),
                 foreign_points: 0,
             });
         }
-        let points = self.points()?;
+        let seen = secrets.as_ref().map(|s| self.look_at_vault(s)).transpose()?;
+        let (vault, records) = seen.map_or_else(|| (None, Vec::new()), |s| (Some(s.vault), s.records));
+        let spooled = self.spooled_points().unwrap_or_default();
         let jobs = self.catalog()?.jobs(1_000)?;
-        let apps = self.apps()?;
-        let vault_folder = place::local(&points.vault.address);
-        let on_vault_disk =
-            |home: &std::path::Path| vault_folder.as_ref().is_some_and(|v| same_disk(home, v));
-        let vault = VaultStatus {
-            address: points.vault.address.clone(),
-            id: points.vault.id.clone(),
-            same_disk_as_an_app: apps.iter().filter_map(|a| a.home.as_deref()).any(on_vault_disk),
-        };
-        let apps = apps
-            .into_iter()
-            .map(|app| {
-                let mut of_app = points.records.iter().filter(|r| r.point.app == app.name);
-                let newest = of_app.next().map(|r| r.point.time);
-                let over = |j: &&Job| {
-                    j.app.as_ref() == Some(&app.name)
-                        && j.kind == backstay_model::JobKind::Backup
-                        && !matches!(j.state, JobState::Running | JobState::Queued)
-                };
-                AppStatus {
-                    points: of_app.count() + usize::from(newest.is_some()),
-                    newest,
-                    last_backup: jobs.iter().find(over).cloned(),
-                    home_exists: app.home.as_ref().is_some_and(|h| h.is_dir()),
-                    home: app.home.map(|h| backstay_tree::path::escape(h.as_os_str())),
-                    name: app.name.to_string(),
-                }
-            })
-            .collect();
-        let foreign = |r: &&backstay_catalog::PointRecord| r.point.origin == Origin::Foreign;
+        let notes = self.run_notes()?;
+        let view =
+            View { engine: self, records: &records, spooled: &spooled, jobs: &jobs, notes: &notes, server };
+        let apps: Vec<AppStatus> = self.apps()?.iter().map(|app| view.app(app)).collect();
+        let alerts = self.alerts()?;
+        let reachable = vault.as_ref().is_none_or(|v| v.reachable);
         Ok(Status {
             state,
-            set_up: true,
-            vault: Some(vault),
+            set_up: secrets.is_some(),
+            well: reachable && apps.iter().all(AppStatus::well) && alerts.is_empty(),
+            server,
+            vault,
             apps,
-            running: jobs.into_iter().filter(|j| j.state == JobState::Running).collect(),
-            foreign_points: points.records.iter().filter(foreign).count(),
+            spool: SpoolStatus { points: spooled.len(), oldest: spooled.iter().map(|r| r.point.time).min() },
+            alerts,
+            running: jobs.iter().filter(|j| j.state == JobState::Running).cloned().collect(),
+            foreign_points: records.iter().filter(|r| r.point.origin == Origin::Foreign).count(),
         })
+    }
+
+    /// The bytes of data in the vault: one listing, which may take a while in a large one.
+    #[must_use]
+    pub fn vault_bytes(&self) -> Option<u64> {
+        let data = |vault: &Vault| vault.objects(Folder::Data);
+        Some(data(&self.vault().ok()?.vault).ok()?.into_values().sum())
+    }
+
+    fn look_at_vault(&self, secrets: &Secrets) -> Result<Seen> {
+        let address = self.vault_address(Some(secrets))?;
+        let folder = place::local(&address);
+        let homes = self.apps()?.into_iter().filter_map(|a| a.home);
+        let on_its_disk = |home: &Path| folder.as_deref().is_some_and(|v| same_disk(home, v));
+        let mut vault = VaultStatus {
+            id: secrets.vault.as_ref().map(|v| v.id.clone()).unwrap_or_default(),
+            reachable: true,
+            error: None,
+            bytes: None,
+            free_bytes: folder.as_deref().and_then(free_bytes),
+            same_disk_as_an_app: homes.into_iter().any(|home| on_its_disk(&home)),
+            address,
+        };
+        let records = match self.points() {
+            Ok(points) => {
+                vault.id.clone_from(&points.vault.id);
+                points.records
+            }
+            // What this state itself cannot do is no news about the vault.
+            Err(e) if matches!(e.code(), Code::StateAccess | Code::StateDamaged | Code::StateUnsupported) => {
+                return Err(e);
+            }
+            Err(e) => {
+                vault.reachable = false;
+                vault.error = Some(VaultError {
+                    code: e.code().as_str().to_owned(),
+                    message: why(&e),
+                    advice: e.advice().to_owned(),
+                });
+                self.catalog()?.points(&vault.id)?
+            }
+        };
+        Ok(Seen { vault, records })
     }
 
     /// The newest jobs, newest first.
@@ -155,4 +304,95 @@ impl Engine {
     pub fn is_foreign(app: &str) -> bool {
         app == FOREIGN
     }
+}
+
+/// What an app is looked at with.
+struct View<'a> {
+    engine: &'a Engine,
+    records: &'a [PointRecord],
+    spooled: &'a [PointRecord],
+    jobs: &'a [Job],
+    notes: &'a BTreeMap<AppName, RunNote>,
+    server: bool,
+}
+
+impl View<'_> {
+    fn app(&self, app: &App) -> AppStatus {
+        let now = self.engine.clock.now();
+        let of_app = |r: &&PointRecord| r.point.app == app.name;
+        let soon = |t: &Timestamp| t.as_second() <= now.as_second().saturating_add(FUTURE);
+        let all = || self.records.iter().chain(self.spooled).filter(of_app).map(|r| r.point.time);
+        // After a clock was set back a point of the future says nothing about the present.
+        let newest = all().filter(soon).max();
+        let watched = app.home.is_some() && app.config.wants_automatic(now);
+        let age = newest.map(|t| u64::try_from(now.as_second().saturating_sub(t.as_second())).unwrap_or(0));
+        let backup = |j: &&Job| j.app.as_ref() == Some(&app.name) && j.kind == JobKind::Backup;
+        let over = |j: &&Job| backup(j) && !matches!(j.state, JobState::Running | JobState::Queued);
+        AppStatus {
+            name: app.name.to_string(),
+            home_exists: app.home.as_ref().is_some_and(|h| h.is_dir()),
+            home: app.home.as_ref().map(|h| backstay_tree::path::escape(h.as_os_str())),
+            points: self.records.iter().filter(of_app).count(),
+            spooled: self.spooled.iter().filter(of_app).count(),
+            newest: newest.or_else(|| all().max()),
+            rpo_seconds: app.config.rpo.as_secs(),
+            rpo_met: watched.then(|| age.is_some_and(|age| age <= app.config.rpo.as_secs())),
+            automatic: app.config.automatic,
+            paused: app.config.paused.clone().filter(|_| app.config.is_paused(now)),
+            next_run: self.next_run(app).filter(|_| watched && self.server),
+            running: self.jobs.iter().any(|j| backup(&j) && j.state == JobState::Running),
+            last_result: self.last_result(app),
+            last_backup: self.jobs.iter().find(over).cloned(),
+            watched,
+        }
+    }
+
+    fn next_run(&self, app: &App) -> Option<Timestamp> {
+        let clock = &self.engine.clock;
+        let boot = Owner::current().boot;
+        let moment = Moment { now: clock.now(), boot: &boot, uptime: clock.uptime() };
+        let last = self.notes.get(&app.name).and_then(|n| n.last.as_ref());
+        let offset = schedule::offset(&app.name, self.engine.config.automatic.jitter);
+        match schedule::next(&moment, last, offset) {
+            Next::Run { .. } => Some(moment.now),
+            Next::Wait { time, .. } => moment.now.saturating_add(time).ok(),
+        }
+    }
+
+    /// The later of what the scheduler noted and what the last job says: a run may fail before it has a job.
+    fn last_result(&self, app: &App) -> Option<LastResult> {
+        let noted = self.notes.get(&app.name).and_then(|n| n.result.as_ref()).map(|r| LastResult {
+            time: r.ended,
+            failed: r.failed,
+            code: r.code.clone(),
+            message: r.message.clone(),
+            advice: r.advice.clone(),
+        });
+        let ended = |j: &&Job| {
+            j.app.as_ref() == Some(&app.name)
+                && j.kind == JobKind::Backup
+                && matches!(j.state, JobState::Succeeded | JobState::Failed)
+        };
+        let job = self.jobs.iter().find(ended).and_then(|job| {
+            let code = Code::ALL.iter().find(|c| job.code.as_deref() == Some(c.as_str()));
+            Some(LastResult {
+                time: job.ended?,
+                failed: job.state == JobState::Failed,
+                code: job.code.clone(),
+                message: job.message.clone().unwrap_or_default(),
+                advice: code.map_or_else(String::new, |c| c.advice().to_owned()),
+            })
+        });
+        match (noted, job) {
+            (Some(noted), Some(job)) if job.time > noted.time => Some(job),
+            (None, job) => job,
+            (noted, _) => noted,
+        }
+    }
+}
+
+/// The bytes an ordinary user may still write where a folder lies.
+fn free_bytes(folder: &Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(folder).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }

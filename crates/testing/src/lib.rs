@@ -14,6 +14,7 @@
 )]
 
 mod azurite;
+pub mod endpoint;
 pub mod fixtures;
 mod gcs;
 pub mod program;
@@ -22,8 +23,9 @@ pub mod server;
 
 pub use azurite::{Azurite, signature};
 pub use gcs::Gcs;
-pub use program::{Outcome, Restic, Rustic};
 pub use s3::{Moto, S3};
+pub use endpoint::{Answer, HttpEndpoint};
+pub use program::{Outcome, Restic, Rustic, SmtpServer};
 
 /// A folder that is removed when dropped, on the file system that `BACKSTAY_TEST_DIR` names, else the system's
 /// temporary folder.

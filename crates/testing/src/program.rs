@@ -2,11 +2,13 @@
 
 mod restic;
 mod rustic;
+mod smtp;
 
 use std::process::{Command, Stdio};
 
 pub use restic::Restic;
 pub use rustic::Rustic;
+pub use smtp::SmtpServer;
 
 /// How a program ended.
 #[derive(Clone, Debug)]

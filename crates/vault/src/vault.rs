@@ -109,6 +109,15 @@ impl Vault {
     /// Makes a new vault with one key. A crash before the last step leaves no vault, and running it again
     /// completes it. `AlreadyExists` when there is one.
     pub fn init(storage: Arc<dyn Storage>, password: &Secret, cost: Cost) -> Result<Vault> {
+        Self::init_with(storage, Config::generate()?, MasterKey::generate()?, (password, cost))
+    }
+
+    fn init_with(
+        storage: Arc<dyn Storage>,
+        config: Config,
+        master: MasterKey,
+        (password, cost): (&Secret, Cost),
+    ) -> Result<Vault> {
         if Self::exists(&*storage)? {
             let message = format!("There is a vault already in {}", storage.location());
             return Err(Error::new(Code::AlreadyExists, message));
@@ -122,13 +131,21 @@ impl Vault {
         for name in leftover {
             storage.delete(&name)?;
         }
-        let config = Config::generate()?;
-        let master = MasterKey::generate()?;
         let key_id = put_key(&*storage, &master, password, cost)?;
         let cipher = Cipher::new(&master);
         let json = to_json(&config)?;
         storage.put(CONFIG, &cipher.sealed(&json)?, Put::IfAbsent)?;
         Ok(Vault(Arc::new(Inner { storage, config, key_id, master, cipher })))
+    }
+
+    /// Makes a new, empty vault elsewhere under the same master key: it has an identity of its own and cuts files in
+    /// the same places, so that what is copied from it to this one is new to this one only where it is. Crashes as
+    /// [`Vault::init`] does.
+    pub fn init_twin(&self, storage: Arc<dyn Storage>, password: &Secret, cost: Cost) -> Result<Vault> {
+        let polynomial = self.config().chunker_polynomial.clone();
+        let config =
+            Config { version: self.config().version, chunker_polynomial: polynomial, ..Config::generate()? };
+        Self::init_with(storage, config, self.master().clone(), (password, cost))
     }
 
     /// Opens a vault. `VaultNotFound`, `WrongPassword`, `VaultUnsupported`, `VaultDamaged` say why not.
