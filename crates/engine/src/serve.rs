@@ -203,8 +203,10 @@ impl<'a> Hub<'a> {
             }
         };
         self.shared().last_error = None;
-        if !std::mem::replace(&mut self.shared().first_look_done, true) {
+        if !self.shared().first_look_done {
             self.tell_missed(&engine, &due);
+            self.shared().first_look_done = true;
+            self.control.change(|_news| ());
         }
         for due in due {
             let cancel = Cancel::new();

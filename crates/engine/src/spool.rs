@@ -234,3 +234,138 @@ impl Storage for Limited {
         self.inner.delete(name)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    use backstay_tree::fs::{Faulty, FileSystem, Host, Kill};
+
+    use crate::Setup;
+
+    fn engine(fs: Arc<dyn FileSystem>, dir: &Path) -> Engine {
+        let setup = Setup { state: Some(dir.join("home")), fs, ..Setup::default() };
+        Engine::new(setup).unwrap()
+    }
+
+    fn app() -> AppName {
+        AppName::suggest("blog")
+    }
+
+    /// A state with a point in the vault and two that wait; gives their ids, oldest first.
+    fn prepared() -> (tempfile::TempDir, Vec<String>) {
+        let dir = backstay_testing::quick_dir();
+        let blog: PathBuf = dir.path().join("blog");
+        std::fs::create_dir(&blog).unwrap();
+        std::fs::write(blog.join("file"), "0").unwrap();
+        let it = engine(Arc::new(Host), dir.path());
+        it.backup(&BackupRequest::of(&blog), &Silent, &Cancel::new()).unwrap();
+        it.prepare_spool().unwrap();
+        let vault = dir.path().join("home/vault");
+        let mut ids = vec![it.list(None).unwrap().points[0].point.id.to_string()];
+        std::fs::rename(&vault, dir.path().join("away")).unwrap();
+        for n in 1..=2 {
+            std::fs::write(blog.join("file"), n.to_string()).unwrap();
+            let taken = it.automatic_point(&app(), &Cancel::new()).unwrap();
+            assert!(taken.spooled);
+            ids.push(taken.report.point.point.id.to_string());
+        }
+        std::fs::rename(dir.path().join("away"), vault).unwrap();
+        (dir, ids)
+    }
+
+    fn ids(points: &[PointRecord]) -> Vec<String> {
+        points.iter().map(|r| r.point.id.to_string()).collect()
+    }
+
+    #[test]
+    fn a_move_stopped_at_any_system_call_loses_no_point_and_doubles_none() {
+        let (dir, _) = prepared();
+        let fs = Arc::new(Faulty::new(Arc::new(Host)));
+        assert_eq!(engine(fs.clone(), dir.path()).move_spooled(&Cancel::new()).unwrap(), 2);
+        let calls = fs.points();
+        assert!(calls > 40, "only {calls} calls");
+        let mut between = 0;
+        for how in [Kill::Before, Kill::After] {
+            for number in 1..=calls {
+                let (dir, expected) = prepared();
+                let fs = Arc::new(Faulty::new(Arc::new(Host)));
+                fs.kill_at(number, how);
+                let _died = engine(fs, dir.path()).move_spooled(&Cancel::new());
+                let what = format!("call {number} of {calls} ({how:?})");
+                let it = engine(Arc::new(Host), dir.path());
+                // Nothing is lost in between: each is in the vault or waits.
+                let mut present = ids(&it.list(None).unwrap().points);
+                present.reverse();
+                between += usize::from((2..3).contains(&present.len()));
+                assert_eq!(present, expected[..present.len()], "{what}: moved in order");
+                let waiting = ids(&it.spooled_points().unwrap());
+                assert!(expected.iter().all(|id| present.contains(id) || waiting.contains(id)), "{what}");
+                it.move_spooled(&Cancel::new()).unwrap_or_else(|e| panic!("{what}: {e:?}"));
+                let points = it.list(None).unwrap().points;
+                let mut present = ids(&points);
+                present.reverse();
+                assert_eq!(present, expected, "{what}");
+                assert!(points.iter().take(2).all(|p| p.point.origin == Origin::Automatic));
+                assert!(it.spooled_points().unwrap().is_empty(), "{what}");
+                let snapshots = it.vault().unwrap().vault.ids(backstay_vault::Folder::Snapshots).unwrap();
+                assert_eq!(snapshots.len(), 3, "{what}: none is doubled");
+                assert!(it.vault_check(true, &Silent, &Cancel::new()).unwrap().clean, "{what}");
+            }
+        }
+        assert!(between > 0, "no stop fell between the two points");
+        println!(
+            "{calls} system calls of a move, each stopped before and after; {between} between the two points"
+        );
+    }
+
+    #[test]
+    fn what_the_vault_has_already_is_not_moved_again() {
+        let dir = backstay_testing::quick_dir();
+        let blog = dir.path().join("blog");
+        std::fs::create_dir(&blog).unwrap();
+        let mut seed = 7_u64;
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            seed.to_be_bytes()[0]
+        })
+        .take(3_000_000)
+        .collect();
+        std::fs::write(blog.join("large"), noise).unwrap();
+        let it = engine(Arc::new(Host), dir.path());
+        it.backup(&BackupRequest::of(&blog), &Silent, &Cancel::new()).unwrap();
+        it.prepare_spool().unwrap();
+        let vault = dir.path().join("home/vault");
+        std::fs::rename(&vault, dir.path().join("away")).unwrap();
+        std::fs::write(blog.join("small"), "new").unwrap();
+        it.automatic_point(&app(), &Cancel::new()).unwrap();
+        std::fs::rename(dir.path().join("away"), &vault).unwrap();
+        let before = it.vault_bytes().unwrap();
+        it.move_spooled(&Cancel::new()).unwrap();
+        let grown = it.vault_bytes().unwrap() - before;
+        assert!(
+            grown < 20_000,
+            "{grown} bytes for a new file of 3 bytes: the large one was cut in other places"
+        );
+    }
+
+    #[test]
+    fn a_point_without_a_prepared_spool_waits_too_and_without_a_limit_none_does() {
+        let dir = backstay_testing::quick_dir();
+        let blog = dir.path().join("blog");
+        std::fs::create_dir(&blog).unwrap();
+        let it = engine(Arc::new(Host), dir.path());
+        it.backup(&BackupRequest::of(&blog), &Silent, &Cancel::new()).unwrap();
+        std::fs::rename(dir.path().join("home/vault"), dir.path().join("away")).unwrap();
+        std::fs::write(dir.path().join("home/backstay.toml"), "[automatic]\nspool = \"0B\"\n").unwrap();
+        let without = engine(Arc::new(Host), dir.path());
+        let error = without.automatic_point(&app(), &Cancel::new()).err().unwrap();
+        assert!(unreachable(error.code()), "{error:?}");
+        assert!(it.automatic_point(&app(), &Cancel::new()).unwrap().spooled);
+        std::fs::rename(dir.path().join("away"), dir.path().join("home/vault")).unwrap();
+        assert_eq!(it.move_spooled(&Cancel::new()).unwrap(), 1);
+        assert_eq!(it.move_spooled(&Cancel::new()).unwrap(), 0);
+        assert_eq!(it.list(None).unwrap().points.len(), 2);
+    }
+}

@@ -87,12 +87,14 @@ fn mail_that_cannot_be_sent_says_why() {
     let config = mail(&plain, "starttls", &login(dir.path(), SmtpServer::PASSWORD));
     assert!(!delivered(&test(dir.path(), &config))[0].1);
     assert_eq!((server.mails().len(), plain.mails().len()), (0, 0));
+    let config = mail(&server, "starttls", &login(dir.path(), SmtpServer::PASSWORD));
+    let free = plain.port().to_string();
     drop(plain);
-    // Its port is free now.
-    let gone = config.clone();
-    assert!(!delivered(&test(dir.path(), &gone))[0].1);
+    let gone = config.replace(&server.port().to_string(), &free);
+    assert!(error(&test(dir.path(), &gone)).contains("did not take the message"));
     let lost = config.replace("/password\"", "/nothing\"");
-    assert!(error(&test(dir.path(), &lost)).contains("nothing"), "the file is named");
+    assert!(error(&test(dir.path(), &lost)).contains("/nothing"), "the file is named");
+    assert!(server.mails().is_empty());
 }
 
 #[test]

@@ -99,7 +99,9 @@ impl Site {
         let (oldest, number) = (self.oldest(), self.kills.to_string());
         let text = words.replace("OLDEST", &oldest).replace("COPY", &number);
         let args: Vec<&str> = text.split(' ').collect();
-        self.world.run(&args).ok();
+        let ran = self.world.run(&args);
+        // A backup that was killed is not well, and `status` says so.
+        assert!(ran.status == 0 || (words == "status" && ran.status == 1), "{ran:#?}");
         match args[0] {
             "pin" => drop(self.world.run(&["unpin", "blog", &oldest]).ok()),
             "restore" => {

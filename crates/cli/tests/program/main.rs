@@ -14,6 +14,7 @@ mod json;
 mod partial;
 mod points;
 mod recover;
+mod serve;
 mod texts;
 mod together;
 mod vault;
@@ -32,7 +33,7 @@ macro_rules! assert_text {
                 (r"\b[0-9a-f]{8}\b", "[ID]"),
                 (r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+Z)?", "[TIME]"),
                 (r"\b\d+(\.\d)? s\b", "[DURATION]"),
-                (r"\b\d+(\.\d)? (B|kB|MB)\b", "[SIZE]"),
+                (r"\b\d+(\.\d)? (B|kB|MB|GB|TB)\b", "[SIZE]"),
                 (r"(Host +)\S+", "${1}[HOST]"),
                 (r"host=\S+ pid=\d+ start=\d+ boot=\S+ space=\S+ machine=\S*", "[OWNER]"),
                 (r"backstay \d+\.\d+\.\d+", "backstay [VERSION]"),

@@ -36,7 +36,11 @@ impl Header for AutoSubmitted {
 pub(super) fn send(mail: &Mail, message: &Message) -> Result<()> {
     let letter = letter(mail, message)?;
     transport(mail)?.send(&letter).map(|_answer| ()).map_err(|e| {
-        let what = if e.is_permanent() { "refused the message" } else { "did not take the message" };
+        let what = match () {
+            () if e.is_permanent() => "refused the message",
+            () if e.is_timeout() => "did not answer in time",
+            () => "did not take the message",
+        };
         Error::new(Code::NotifyFailed, format!("The mail server {} {what}", mail.host)).because(e)
     })
 }

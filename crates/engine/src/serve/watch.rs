@@ -24,16 +24,16 @@ pub(super) fn watch(hub: &Hub<'_>) {
     let mut pings = BTreeMap::new();
     let mut news = hub.control.news();
     loop {
-        news = hub.control.wait(news, LOOK);
+        hub.control.wait(news, LOOK);
         let settle = Instant::now();
         while settle.elapsed() < SETTLE && !hub.control.stopped() {
             std::thread::sleep(Duration::from_millis(50));
         }
-        news = news.max(hub.control.news());
+        if hub.control.stopped() {
+            return;
+        }
+        news = hub.control.news();
         if !hub.shared().first_look_done {
-            if hub.control.stopped() {
-                return;
-            }
             continue;
         }
         let engine = hub.engine();
@@ -41,9 +41,6 @@ pub(super) fn watch(hub: &Hub<'_>) {
             (hub.log)(format!("cannot see what is wrong: {}", why(&e)));
         }
         hub.send_pings(&engine, &mut pings);
-        if hub.control.stopped() {
-            return;
-        }
     }
 }
 

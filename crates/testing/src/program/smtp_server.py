@@ -36,7 +36,8 @@ class Handler:
 
 def authenticate(server, session, envelope, mechanism, data):
     good = isinstance(data, LoginPassword) and (data.login, data.password) == (b"backstay", password.encode())
-    return AuthResult(success=good, auth_data=data if good else None)
+    # What is not handled here is answered by the library.
+    return AuthResult(success=good, handled=good, auth_data=data if good else None)
 
 
 def context():
