@@ -215,6 +215,14 @@ fn app_conditions(app: &AppStatus, status: &Status) -> Vec<Condition> {
             found.push(of("backup-partial", code, message, &advice));
         }
     }
+    if !app.filter_unmatched.is_empty() {
+        let shown: Vec<String> = app.filter_unmatched.iter().take(5).map(|r| format!("`{r}`")).collect();
+        let message =
+            format!("{} of the filter without a match: {}", lines(&app.filter_unmatched), shown.join(", "));
+        let advice =
+            "Correct or remove them: what they were to leave out is perhaps in the points (docs/filter.md).";
+        found.push(of("filter-unmatched", None, message, advice));
+    }
     if app.rpo_met == Some(false) {
         let message = match app.newest {
             Some(newest) => format!("The newest point is of {}, older than it may be", utc(newest)),
@@ -224,4 +232,11 @@ fn app_conditions(app: &AppStatus, status: &Status) -> Vec<Condition> {
         found.push(of("backup-missed", Some(code.as_str()), message, code.advice()));
     }
     found
+}
+
+fn lines(rules: &[String]) -> String {
+    match rules.len() {
+        1 => "1 line".to_owned(),
+        n => format!("{n} lines"),
+    }
 }

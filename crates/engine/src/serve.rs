@@ -1,8 +1,9 @@
 //! `backstay serve`: the scheduler.
 //!
 //! One thread looks every second which app is due and starts its run in a thread of its own, at the lowest priority;
-//! one thread looks every minute what is wrong and tells it. Nothing that talks to people or to other machines runs
-//! in the first, so a mail server that hangs holds up no point.
+//! one looks every minute what is wrong and tells it ([`watch`]); one looks after the apps that Backstay started
+//! ([`tend`]). Nothing that talks to people or to other machines runs in the first, so a mail server that hangs holds
+//! up no point.
 //!
 //! Invariants: one scheduler a state ([`lock`]). One run of an app at a time, a few at once. What is due follows from
 //! the notes in the catalog and the clocks alone, so a scheduler that was killed goes on where it was: an hour whose
@@ -13,6 +14,7 @@ pub(crate) mod lock;
 pub(crate) mod note;
 mod run;
 mod service;
+mod tend;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -94,6 +96,16 @@ impl Control {
     }
 }
 
+impl Control {
+    /// Waits so long, or until the scheduler is to stop.
+    fn wait_for_stop(&self, time: Duration) {
+        let (wishes, changed) = &*self.0;
+        let wishes = wishes.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = changed.wait_timeout_while(wishes, time, |w| !w.stop);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
 /// Who is told what the scheduler does, one line each.
 pub type Log<'a> = &'a (dyn Fn(String) + Sync);
 
@@ -150,7 +162,11 @@ pub fn serve(make: &(dyn Fn() -> Result<Engine> + Sync), control: &Control, log:
     };
     service::tell("READY=1");
     std::thread::scope(|scope| {
+        let tending = Cancel::new();
         scope.spawn(|| watch::watch(&hub));
+        let theirs = tending.clone();
+        let hub = &hub;
+        scope.spawn(move || tend::tend(hub, &theirs));
         let mut news = control.news();
         while !control.stopped() {
             if control.take_reload() {
@@ -161,6 +177,7 @@ pub fn serve(make: &(dyn Fn() -> Result<Engine> + Sync), control: &Control, log:
             news = control.wait(news, TICK);
         }
         service::tell("STOPPING=1");
+        tending.cancel();
         hub.shared().running.values().for_each(Cancel::cancel);
     });
     log("stopped".to_owned());
@@ -237,12 +254,18 @@ impl<'a> Hub<'a> {
         let notes = engine.run_notes()?;
         let mut due = Vec::new();
         for app in engine.apps()? {
-            if app.home.is_none() || !app.config.wants_automatic(now) {
+            let note = notes.get(&app.name);
+            let wanted = app.home.is_some() && app.config.wants_automatic(now);
+            if !wanted && note.is_none_or(|n| n.last.is_none()) {
                 continue;
             }
-            let note = notes.get(&app.name);
             let offset = schedule::offset(&app.name, engine.config.automatic.jitter);
             match schedule::next(&moment, note.and_then(|n| n.last.as_ref()), offset) {
+                // Hours of a pause are not missed.
+                Next::Run { last, .. } if !wanted => {
+                    let note = note::RunNote { last: Some(last), ..note.cloned().unwrap_or_default() };
+                    engine.save_run_note(&app.name, &note)?;
+                }
                 Next::Run { last, missed } => {
                     let tries = note.map_or(0, |n| n.tries(last.hour));
                     due.push(Due { app, last, missed, tries });

@@ -41,6 +41,8 @@ pub(crate) struct Automatic {
 impl Engine {
     /// Takes the automatic point of an app: into the vault, or into the spool when the vault cannot be reached.
     pub(crate) fn automatic_point(&self, app: &AppName, cancel: &Cancel) -> Result<Automatic> {
+        // Half a restore is no state of the app to keep.
+        self.refuse_unfinished(app)?;
         let request =
             BackupRequest { origin: Origin::Automatic, ..BackupRequest::of(Path::new(app.as_str())) };
         match self.backup(&request, &Silent, cancel) {

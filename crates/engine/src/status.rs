@@ -19,7 +19,7 @@ use crate::notify::why;
 use crate::recover::same_disk;
 use crate::secrets::Secrets;
 use crate::serve::lock;
-use crate::serve::note::RunNote;
+use crate::serve::note::{RunNote, RunResult};
 use crate::state::Engine;
 use crate::{adopt::FOREIGN, place};
 
@@ -120,6 +120,8 @@ pub struct AppStatus {
     pub running: bool,
     /// How its last backup ended, asked for or automatic, where this state knows.
     pub last_result: Option<LastResult>,
+    /// Rules of its filter that named nothing at the last automatic point.
+    pub filter_unmatched: Vec<String>,
     /// How its last backup that is over ended, where this state knows.
     pub last_backup: Option<Job>,
     /// Whether points are to be taken of it now.
@@ -342,9 +344,15 @@ impl View<'_> {
             next_run: self.next_run(app).filter(|_| watched && self.server),
             running: self.jobs.iter().any(|j| backup(&j) && j.state == JobState::Running),
             last_result: self.last_result(app),
+            filter_unmatched: self.noted(app).map_or_else(Vec::new, |r| r.unmatched.clone()),
             last_backup: self.jobs.iter().find(over).cloned(),
             watched,
         }
+    }
+
+    /// How the scheduler's last run ended.
+    fn noted(&self, app: &App) -> Option<&RunResult> {
+        self.notes.get(&app.name)?.result.as_ref()
     }
 
     fn next_run(&self, app: &App) -> Option<Timestamp> {
@@ -361,7 +369,7 @@ impl View<'_> {
 
     /// The later of what the scheduler noted and what the last job says: a run may fail before it has a job.
     fn last_result(&self, app: &App) -> Option<LastResult> {
-        let noted = self.notes.get(&app.name).and_then(|n| n.result.as_ref()).map(|r| LastResult {
+        let noted = self.noted(app).map(|r| LastResult {
             time: r.ended,
             failed: r.failed,
             code: r.code.clone(),

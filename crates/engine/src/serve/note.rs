@@ -41,6 +41,9 @@ pub(crate) struct RunResult {
     /// Whether the point waits on this machine for the vault.
     #[serde(default)]
     pub spooled: bool,
+    /// Rules of the filter that named nothing.
+    #[serde(default)]
+    pub unmatched: Vec<String>,
 }
 
 impl RunNote {

@@ -101,6 +101,7 @@ impl Hub<'_> {
                     message,
                     advice: String::new(),
                     spooled: taken.spooled,
+                    unmatched: report.filter.as_ref().map_or_else(Vec::new, |f| f.unmatched.clone()),
                 }
             }
             Err(e) => failed(engine, e),
@@ -124,5 +125,6 @@ fn failed(engine: &Engine, e: &Error) -> RunResult {
         message: why(e),
         advice: e.advice().to_owned(),
         spooled: false,
+        unmatched: Vec::new(),
     }
 }
