@@ -22,10 +22,10 @@ mod s3;
 pub mod server;
 
 pub use azurite::{Azurite, signature};
-pub use gcs::Gcs;
-pub use s3::{Moto, S3};
 pub use endpoint::{Answer, HttpEndpoint};
+pub use gcs::Gcs;
 pub use program::{Outcome, Restic, Rustic, SmtpServer};
+pub use s3::{Moto, S3};
 
 /// A folder that is removed when dropped, on the file system that `BACKSTAY_TEST_DIR` names, else the system's
 /// temporary folder.
