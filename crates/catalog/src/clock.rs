@@ -15,6 +15,14 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> Timestamp;
     /// Time the machine has run since boot; never goes back, stands still while the machine sleeps.
     fn uptime(&self) -> Duration;
+    /// Time since boot, sleep included: what the wall clock is compared with.
+    fn since_boot(&self) -> Duration {
+        self.uptime()
+    }
+    /// The kernel's id of this boot, within which `since_boot` only grows; empty where it is not known.
+    fn boot(&self) -> String {
+        crate::Owner::current().boot
+    }
 }
 
 /// The clocks of this machine.
@@ -27,11 +35,19 @@ impl Clock for SystemClock {
     }
 
     fn uptime(&self) -> Duration {
-        let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        let secs = u64::try_from(t.tv_sec).unwrap_or(0);
-        let nanos = u32::try_from(t.tv_nsec).unwrap_or(0);
-        Duration::new(secs, nanos)
+        read(rustix::time::ClockId::Monotonic)
     }
+
+    fn since_boot(&self) -> Duration {
+        read(rustix::time::ClockId::Boottime)
+    }
+}
+
+fn read(clock: rustix::time::ClockId) -> Duration {
+    let t = rustix::time::clock_gettime(clock);
+    let secs = u64::try_from(t.tv_sec).unwrap_or(0);
+    let nanos = u32::try_from(t.tv_nsec).unwrap_or(0);
+    Duration::new(secs, nanos)
 }
 
 /// A clock that stands still until it is told otherwise, for tests of what depends on time.

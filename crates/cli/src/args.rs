@@ -90,6 +90,9 @@ pub enum Command {
     /// Look at jobs, or stop one
     #[command(subcommand)]
     Job(Job),
+    /// See what the age of automatic points decides, or let it be done now
+    #[command(subcommand)]
+    Retention(Retention),
     /// Tell people what went wrong (docs/alerts.md)
     #[command(subcommand)]
     Notify(Notify),
@@ -328,6 +331,24 @@ pub enum Kit {
 pub enum Notify {
     /// Send a test message through every channel of the configuration and tell what became of each
     Test,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Retention {
+    /// Show which hourly points stay, by the code that lets them expire; nothing is read or changed
+    Simulate {
+        /// How many hours, one point each
+        #[arg(long, value_name = "N", default_value_t = 2_160, value_parser = clap::value_parser!(u32).range(1..=87_600))]
+        hours: u32,
+    },
+    /// Let points expire now, as the scheduler does by itself
+    Apply {
+        /// Only the points of this app
+        app: Option<String>,
+        /// Only say what would go
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 #[derive(Subcommand, Debug)]

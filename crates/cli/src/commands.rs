@@ -9,6 +9,7 @@ mod plan_text;
 pub mod points;
 pub mod restore;
 pub mod serve;
+pub mod retention;
 pub mod status;
 pub mod vault;
 

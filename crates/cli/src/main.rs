@@ -102,6 +102,7 @@ fn run(cli: Cli, out: &mut Out) -> Result<u8> {
         Command::Kit(command) => commands::kit::run(&engine, command, out),
         Command::App(command) => commands::app::run(&engine, command, out),
         Command::Job(command) => commands::job::run(&engine, command, out),
+        Command::Retention(command) => commands::retention::run(&engine, &command, out),
         Command::Notify(command) => commands::notify::run(&engine, command, out),
         Command::Status => commands::status::run(&engine, out),
         Command::Serve | Command::Completions { .. } => Ok(0),

@@ -238,7 +238,8 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_obeyed_is_told_and_refused() {
         let large = vec![b'\n'; SIZE_MAX + 1];
-        let make: [(&str, &dyn Fn(&Path)); 3] = [
+        type Make<'a> = &'a dyn Fn(&Path);
+        let make: [(&str, Make<'_>); 3] = [
             ("a link", &|p| symlink("/etc/hostname", p).unwrap()),
             ("a folder", &|p| std::fs::create_dir(p).unwrap()),
             ("too large", &|p| std::fs::write(p, &large).unwrap()),

@@ -13,6 +13,7 @@ mod alerts;
 mod backup;
 mod browse;
 mod config;
+mod expire;
 mod filter;
 mod job;
 mod keys;
@@ -46,6 +47,9 @@ pub use backstay_vault::diff::{Change, Difference};
 pub use backup::{BackupReport, BackupRequest, problem_name};
 pub use browse::{FileEntry, ManifestView, PointDetails, VerifyReport};
 pub use config::{parse_duration, parse_size};
+pub use expire::{
+    AppExpiry, ExpireRequest, ExpiredPoint, Expiry, Hold, KeptCounts, KeptPoint, Simulation, Steady, simulate,
+};
 pub use filter::{FilterRecord, kept_by_restore};
 pub use job::phase_name;
 pub use keys::{KeyInfo, PASSWORD_MIN};

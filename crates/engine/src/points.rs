@@ -216,7 +216,7 @@ impl Engine {
     }
 
     /// The name of a known app, or of the foreign points.
-    fn listed_app(&self, app: &str, points: &Points) -> Result<AppName> {
+    pub(crate) fn listed_app(&self, app: &str, points: &Points) -> Result<AppName> {
         if let Some(record) = points.records.iter().find(|r| r.point.app.as_str() == app) {
             return Ok(record.point.app.clone());
         }

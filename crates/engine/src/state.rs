@@ -66,6 +66,18 @@ pub(crate) struct OpenVault {
     pub new: bool,
 }
 
+impl OpenVault {
+    /// The same vault, to be looked at once more.
+    pub fn again(&self) -> Self {
+        OpenVault {
+            vault: self.vault.clone(),
+            id: self.id.clone(),
+            address: self.address.clone(),
+            new: self.new,
+        }
+    }
+}
+
 /// The state folder for the present user: `/var/lib/backstay` for root, else `$XDG_DATA_HOME/backstay`.
 pub fn default_state() -> Result<PathBuf> {
     if rustix::process::geteuid().is_root() {

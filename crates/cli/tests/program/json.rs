@@ -54,6 +54,8 @@ fn every_command_keeps_its_shape() {
         "app set blog --command true --health http://localhost/ --before-backup true",
         "app pause blog --reason x --for 1h",
         "app add shop",
+        "retention simulate",
+        "retention apply",
     ];
     for words in commands {
         let args: Vec<&str> = words.split(' ').collect();

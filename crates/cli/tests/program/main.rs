@@ -15,6 +15,7 @@ mod partial;
 mod points;
 mod recover;
 mod serve;
+mod retention;
 mod texts;
 mod together;
 mod vault;
