@@ -8,8 +8,8 @@ pub mod notify;
 mod plan_text;
 pub mod points;
 pub mod restore;
-pub mod serve;
 pub mod retention;
+pub mod serve;
 pub mod status;
 pub mod vault;
 

@@ -8,8 +8,8 @@
 //! these or over work in the vault.
 
 mod adopt;
-mod apps;
 mod alerts;
+mod apps;
 mod backup;
 mod browse;
 mod config;
@@ -35,8 +35,8 @@ mod state;
 mod status;
 
 pub use adopt::FOREIGN;
-pub use apps::{AppChange, AppDetails, NewApp, Operated};
 pub use alerts::AlertView;
+pub use apps::{AppChange, AppDetails, NewApp, Operated};
 pub use backstay_catalog::{App, Clock, LogLine, ManualClock, PointRecord, SystemClock};
 pub use backstay_platform::{Condition as AppCondition, Healthy, State as AppState};
 pub use backstay_tree::fs::Kind;
