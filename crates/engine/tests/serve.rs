@@ -1,6 +1,6 @@
 //! The scheduler under a clock that the test moves: what is taken, what is told, what waits.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
 use std::path::PathBuf;
 use std::sync::Arc;

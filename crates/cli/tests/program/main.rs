@@ -3,7 +3,7 @@
 //! Each test has a folder of its own with a state, a vault and sources in it. Texts are compared with snapshots in
 //! which ids, times, durations and that folder are replaced (`cargo insta review`, or INSTA_UPDATE=always).
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
 mod apps;
 mod first_run;
