@@ -275,6 +275,11 @@ impl Engine {
         if self.is_set_up()? {
             return Ok(());
         }
+        // An app may have been made before its first backup.
+        let is_app = |app: &App| target.as_os_str() == app.name.as_str();
+        if self.has_catalog() && self.apps()?.iter().any(is_app) {
+            return Ok(());
+        }
         let home = crate::adopt::absolute_home(target)?;
         self.refuse_own(&home)
     }

@@ -130,6 +130,11 @@ impl Engine {
         Ok(Secrets::load(&self.state)?.is_some())
     }
 
+    /// Whether there is a catalog, in which apps may be known before anything was backed up.
+    pub(crate) fn has_catalog(&self) -> bool {
+        self.state.join(CATALOG).exists()
+    }
+
     /// The catalog, which is made when it does not exist.
     pub(crate) fn catalog(&self) -> Result<&Arc<dyn Catalog>> {
         if let Some(catalog) = self.catalog.get() {

@@ -221,9 +221,12 @@ fn hooks_run_around_a_backup() {
     assert_eq!(std::fs::read_to_string(world.path("after")).unwrap(), after, "nothing came after it");
 
     // A backup that fails, or is stopped, is followed by the hook too.
-    set("--before-backup", "mv ../home/vault ../away");
-    set("--after-backup", "mv ../away ../home/vault; echo $BACKSTAY_FAILED > ../after");
-    world.run(&["backup", "blog"]);
+    set("--before-backup", "date > new.txt; mv ../home/vault/data ../away; touch ../home/vault/data");
+    set(
+        "--after-backup",
+        "rm ../home/vault/data; mv ../away ../home/vault/data; echo $BACKSTAY_FAILED > ../after",
+    );
+    assert_ne!(world.run(&["backup", "blog"]).status, 0);
     assert_eq!(std::fs::read_to_string(world.path("after")).unwrap(), "1\n");
     set("--before-backup", "touch ../begun; sleep 60");
     let mut child = world.command(["backup", "blog"]).stderr(std::process::Stdio::null()).spawn().unwrap();
