@@ -11,7 +11,7 @@ use std::time::Duration;
 use backstay_catalog::App;
 use backstay_model::app::{AppConfig, Moment, Pause, Runtime as Kind};
 use backstay_model::{AppName, Cancel, Code, Error, JobKind, Point, Result};
-use backstay_platform::{Condition, Healthy, Held, HookTarget, Runtime, State, Tended, run_hook};
+use backstay_platform::{Condition, Healthy, Held, HookTarget, Runtime, State, run_hook};
 use backstay_tree::path::escape;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -87,7 +87,15 @@ pub struct Operated {
 impl Engine {
     /// An app that is protected.
     fn protected_app(&self, name: &AppName) -> Result<App> {
+        if !self.has_catalog() {
+            return Err(self.nothing_yet(Code::AppNotFound, &format!("There is no app `{name}`")));
+        }
         self.known_app(name.as_str())
+    }
+
+    /// An app, protected or removed; none when the name is free.
+    fn any_app(&self, name: &AppName) -> Result<Option<App>> {
+        if self.has_catalog() { self.catalog()?.app(name) } else { Ok(None) }
     }
 
     /// The app as it runs on this host; none where its home is not known here.
@@ -209,7 +217,7 @@ impl Engine {
 
     /// One app, also a removed one.
     pub fn app_show(&self, name: &AppName) -> Result<AppDetails> {
-        match self.catalog()?.app(name)? {
+        match self.any_app(name)? {
             Some(app) => self.details(app),
             None => self.protected_app(name).and_then(|app| self.details(app)),
         }
@@ -217,8 +225,11 @@ impl Engine {
 
     /// The protected apps, or the removed ones that can be brought back, by name.
     pub fn app_list(&self, removed: bool) -> Result<Vec<AppDetails>> {
-        let catalog = self.catalog()?;
+        if !self.has_catalog() {
+            return Ok(Vec::new());
+        }
         self.forget_removed()?;
+        let catalog = self.catalog()?;
         let apps = if removed { catalog.removed_apps()? } else { catalog.apps()? };
         apps.into_iter().map(|app| self.details(app)).collect()
     }
@@ -314,6 +325,7 @@ impl Engine {
     /// Starts an app and waits until it is well.
     pub fn app_start(&self, name: &AppName, cancel: &Cancel) -> Result<Operated> {
         self.operate(name, cancel, |runtime, held| {
+            self.refuse_unfinished(name)?;
             let started = held.start(cancel)?;
             self.operated(runtime, !started, true, cancel)
         })
@@ -330,6 +342,7 @@ impl Engine {
     /// Stops an app, starts it and waits until it is well.
     pub fn app_restart(&self, name: &AppName, cancel: &Cancel) -> Result<Operated> {
         self.operate(name, cancel, |runtime, held| {
+            self.refuse_unfinished(name)?;
             let was = held.stop(cancel)?;
             held.start(cancel)?;
             self.operated(runtime, was.running, true, cancel)
@@ -365,9 +378,10 @@ impl Engine {
 
     /// Takes a removal back.
     pub fn app_restore_deleted(&self, name: &AppName) -> Result<AppDetails> {
-        self.forget_removed()?;
-        let catalog = self.catalog()?;
-        let app = match catalog.app(name)? {
+        if self.has_catalog() {
+            self.forget_removed()?;
+        }
+        let app = match self.any_app(name)? {
             Some(app) if app.removed.is_some() => app,
             Some(_) => {
                 return Err(Error::new(
@@ -385,28 +399,7 @@ impl Engine {
             return Err(Error::new(Code::Conflict, format!("{home} belongs to app `{other}` by now"))
                 .advise(format!("Give the app another home: `backstay app add {name} DIR`.")));
         }
-        self.details(catalog.revive_app(name)?)
-    }
-
-    /// Looks after all apps that Backstay runs: starts those again that ended by themselves, and holds the limits of
-    /// their logs. Gives a line about each that something was done for, or could not be.
-    ///
-    /// What is started inherits the priority of the calling thread.
-    pub fn tend_apps(&self, cancel: &Cancel) -> Result<Vec<String>> {
-        let mut lines = Vec::new();
-        for app in self.apps()?.iter().filter(|a| matches!(a.config.runtime, Kind::Command(_))) {
-            let Some(runtime) = self.app_runtime(app) else { continue };
-            let may_start = || self.refuse_while_restored(&app.name).is_ok();
-            match backstay_platform::tend(&runtime, &may_start, cancel) {
-                Ok(Tended::Restarted) => {
-                    lines.push(format!("App {} had ended by itself and was started again", app.name))
-                }
-                Ok(Tended::Well | Tended::Waiting(_)) => {}
-                Err(e) if e.code() == Code::Cancelled => return Err(e),
-                Err(e) => lines.push(format!("App {} could not be started again: {}", app.name, e.message())),
-            }
-        }
-        Ok(lines)
+        self.details(self.catalog()?.revive_app(name)?)
     }
 
     /// Runs the hook before a backup. Nothing was done yet when it fails.
@@ -537,48 +530,6 @@ mod tests {
         engine.app_remove(&p.name).unwrap();
         assert_eq!(engine.app_start(&p.name, &cancel).unwrap_err().code(), Code::AppNotFound);
         engine.app_restore_deleted(&p.name).unwrap();
-    }
-
-    #[test]
-    fn an_app_that_ended_by_itself_is_started_again_but_not_while_it_is_restored() {
-        let p = place("exec sleep 4102");
-        let (engine, cancel) = (&p.engine, Cancel::new());
-        assert!(engine.tend_apps(&cancel).unwrap().is_empty(), "it was never started");
-        let pid = engine.app_start(&p.name, &cancel).unwrap().condition.pid.unwrap();
-        let kill = |pid: u32| {
-            let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-            let started = std::time::Instant::now();
-            while engine.app_show(&p.name).unwrap().condition.unwrap().state != State::Failed {
-                assert!(started.elapsed() < Duration::from_secs(20));
-                std::thread::sleep(Duration::from_millis(20));
-            }
-        };
-        kill(pid);
-        let catalog = engine.catalog().unwrap();
-        let new = NewJob {
-            id: JobId::from_bytes([1; 16]),
-            kind: JobKind::Restore,
-            app: Some(p.name.clone()),
-            exclusive: true,
-            automatic: false,
-        };
-        let job = catalog.begin_job(&new).unwrap();
-        let waited = std::time::Instant::now();
-        while waited.elapsed() < Duration::from_millis(1_500) {
-            assert!(engine.tend_apps(&cancel).unwrap().is_empty());
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        let end = End { state: JobState::Succeeded, message: None, code: None };
-        catalog.end_job(&job.id, job.token, &Work::default(), &end).unwrap();
-        assert_eq!(
-            engine.tend_apps(&cancel).unwrap(),
-            ["App blog had ended by itself and was started again"]
-        );
-        assert_ne!(engine.app_show(&p.name).unwrap().condition.unwrap().pid, Some(pid));
-        // What was stopped on purpose stays so.
-        engine.app_stop(&p.name, &cancel).unwrap();
-        assert!(engine.tend_apps(&cancel).unwrap().is_empty());
     }
 
     #[test]

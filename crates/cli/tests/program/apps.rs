@@ -82,6 +82,11 @@ fn without_process(line: &str) -> String {
 fn what_is_set_is_shown_and_refused_where_it_does_not_fit() {
     let world = World::with_blog();
     world.write("compose.yaml", b"services: {}\n");
+    // Looking makes nothing.
+    world.run(&["app", "list"]).ok();
+    world.run(&["app", "show", "shop"]).fails("AppNotFound", 4);
+    world.run(&["app", "restore-deleted", "shop"]).fails("AppNotFound", 4);
+    assert!(!world.path("home").exists());
     let mut told = String::new();
     let cases: &[(&[&str], i32)] = &[
         (&["app", "list"], 0),
