@@ -75,7 +75,11 @@ pub fn say(text: impl AsRef<str>) {
 pub fn partial(what: &str, problems: &[Problem]) -> u8 {
     let code = Code::PartiallySucceeded;
     let mut lines = vec![format!("warning: {what}")];
-    lines.extend(problems.iter().take(SHOWN).map(|p| format!("  {}: {}", p.path, p.detail)));
+    let line = |p: &Problem| match p.path.as_str() {
+        "" => format!("  {}", p.detail),
+        path => format!("  {path}: {}", p.detail),
+    };
+    lines.extend(problems.iter().take(SHOWN).map(line));
     if let Some(rest) = problems.len().checked_sub(SHOWN).filter(|n| *n > 0) {
         lines.push(format!("  and {rest} more: all are in the job's log (`backstay job log ID`)"));
     }

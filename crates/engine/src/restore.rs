@@ -1,9 +1,11 @@
 //! Restoring: out into a folder, into a new app, over an app.
 //!
 //! - [`directory`]: a folder is made and filled; nothing that exists is replaced.
+//! - [`arrival`]: what is known of a new app until it is complete.
 //! - [`in_place`]: the app itself goes to a point, wholly or not at all; [`undo`] takes that back.
 //! - [`resume`]: what a restore that was killed left behind is finished or cleared away by the next command.
 
+mod arrival;
 mod directory;
 mod in_place;
 mod plan;

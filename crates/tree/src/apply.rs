@@ -193,6 +193,11 @@ impl Workplace {
         Ok(Journal { place: self.place.clone(), record, phase: Phase::Committed })
     }
 
+    /// Replaces the caller's note.
+    pub fn set_note(&self, note: &Value) -> Result<()> {
+        self.place.write_note(note)
+    }
+
     /// Gives up before the commit: removes the workplace and what the state knows of it.
     pub fn abandon(self) -> Result<()> {
         if self.committed {
@@ -271,6 +276,14 @@ impl Journal {
     /// The paths of the entries that change places, below the home.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.record.steps.iter().map(|step| step.path.as_path())
+    }
+
+    /// What of the entries that stay in their places is set on a side.
+    pub fn metadata(&self, side: Side) -> impl Iterator<Item = (&Path, &Values)> {
+        self.record.metadata.iter().map(move |record| match side {
+            Side::Old => (record.path.as_path(), &record.old),
+            Side::New => (record.path.as_path(), &record.new),
+        })
     }
 
     /// Whether all of that side is there and synced.

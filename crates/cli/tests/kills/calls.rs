@@ -1,17 +1,28 @@
 //! Kills right after the n-th system call that changes something, of all threads together.
 
+use crate::World;
 use crate::kill::{Blow, at_call, tracing};
-use crate::phase::{Disk, Kind, Tally};
-use crate::site::Template;
+use crate::phase::{Kind, Tally};
 
-/// Kills `args` on the template after each call, or after so many of them evenly, and lets `settle` look at what is
-/// left.
-pub(crate) fn at_calls(
+/// What a command is killed on: put back before each kill, so that there is the same to do every time.
+pub(crate) trait Scene {
+    /// What is known of it before the kill.
+    type Before;
+
+    /// Where it lies.
+    fn world(&self) -> &World;
+
+    /// Puts it back.
+    fn reset(&mut self) -> Self::Before;
+}
+
+/// Kills `args` on the scene after each call, or after so many of them evenly, and lets `settle` look at what is left.
+pub(crate) fn at_calls<S: Scene>(
     runs: usize,
-    template: &mut Template,
+    scene: &mut S,
     args: &[&str],
     tally: &mut Tally,
-    settle: &mut dyn FnMut(&mut Template, &Disk, Blow) -> &'static str,
+    settle: &mut dyn FnMut(&mut S, &S::Before, Blow) -> &'static str,
 ) {
     if let Err(reason) = tracing() {
         println!("left out: {args:?} at system calls, which cannot be traced here ({reason})");
@@ -19,16 +30,17 @@ pub(crate) fn at_calls(
     }
     // A process may end before its last thread has closed the catalog, so runs differ in their last calls.
     let mut undisturbed = || {
-        template.reset();
-        at_call(&template.site.world, args, usize::MAX).1
+        scene.reset();
+        at_call(scene.world(), args, usize::MAX).1
     };
     let calls = (0..3).map(|_| undisturbed()).min().unwrap();
-    let runs = runs.min(calls);
+    // `BACKSTAY_EVERY_CALL=1` takes its time and leaves none out.
+    let runs = if std::env::var_os("BACKSTAY_EVERY_CALL").is_some() { calls } else { runs.min(calls) };
     println!("{}: {calls} system calls that change something, killed at {runs} of them", args[..2].join(" "));
     for run in 1..=runs {
-        let before = template.reset();
-        let (blow, _) = at_call(&template.site.world, args, run * calls / runs);
-        let phase = settle(template, &before, blow);
+        let before = scene.reset();
+        let (blow, _) = at_call(scene.world(), args, run * calls / runs);
+        let phase = settle(scene, &before, blow);
         tally.add(Kind::AtCall, blow, phase);
     }
 }

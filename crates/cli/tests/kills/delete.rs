@@ -2,7 +2,7 @@
 
 use backstay_testing::temp_dir;
 
-use crate::calls::at_calls;
+use crate::calls::{Scene as _, at_calls};
 use crate::kill::{Blow, Spread, duration};
 use crate::phase::{DELETE, Disk, Kind, Tally, of_delete};
 use crate::site::{Site, Template};

@@ -101,8 +101,8 @@ impl Spread {
 
 /// The system calls that change something in a file system. Plain `write` is not among them: the program uses it for
 /// its output and to wake its threads only.
-const CALLS: &str =
-    "pwrite64,fsync,fdatasync,ftruncate,rename,renameat,renameat2,unlink,unlinkat,link,linkat,mkdir,mkdirat";
+const CALLS: &str = "pwrite64,fsync,fdatasync,syncfs,ftruncate,rename,renameat,renameat2,unlink,unlinkat,link,linkat,\
+                     symlinkat,mknodat,mkdir,mkdirat,fchmod,fchmodat,fchown,fchownat,utimensat,fsetxattr";
 /// How long each of them is held after it is done, so that the signal comes before the next.
 const HOLD_US: u32 = 4_000;
 

@@ -1,5 +1,5 @@
-//! Real `kill -9` of the built program: spread evenly over the measured duration of a backup, a delete and a prune,
-//! and right after the n-th system call that changes something.
+//! Real `kill -9` of the built program: spread evenly over the measured duration of a backup, a delete, a prune, a
+//! restore over an app and its undo, and right after the n-th system call that changes something.
 //!
 //! After every kill the next command, of whatever kind, works without help; no job stays running; the vault checks
 //! clean; earlier points are whole; and what was in the making is wholly there or wholly absent. Each test prints how
@@ -14,9 +14,12 @@ mod backup;
 mod calls;
 mod delete;
 mod kill;
+mod live;
 mod phase;
 mod prune;
+mod restore;
 mod site;
+mod undo;
 #[path = "../program/world.rs"]
 #[allow(dead_code, reason = "the other tests of the program use the rest")]
 mod world;

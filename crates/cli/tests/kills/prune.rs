@@ -2,7 +2,7 @@
 
 use backstay_testing::quick_dir;
 
-use crate::calls::at_calls;
+use crate::calls::{Scene as _, at_calls};
 use crate::kill::{Blow, Spread, duration};
 use crate::phase::{Disk, Kind, PRUNE, Tally, of_prune};
 use crate::site::Template;

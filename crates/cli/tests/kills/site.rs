@@ -7,6 +7,7 @@ use backstay_testing::fixtures::Random;
 use tempfile::TempDir;
 
 use crate::World;
+use crate::calls::Scene;
 use crate::kill::Blow;
 use crate::phase::{Disk, job_of};
 
@@ -195,9 +196,17 @@ impl Template {
         let held = site.held.clone();
         Template { site, held, going }
     }
+}
+
+impl Scene for Template {
+    type Before = Disk;
+
+    fn world(&self) -> &World {
+        &self.site.world
+    }
 
     /// Puts the state back, and syncs it, so that the next command does not wait for what was copied.
-    pub(crate) fn reset(&mut self) -> Disk {
+    fn reset(&mut self) -> Disk {
         remove(&self.site.world, "home");
         copy_tree(&self.site.world, "template", "home");
         rustix::fs::syncfs(std::fs::File::open(self.site.world.path("home")).unwrap()).unwrap();

@@ -1,18 +1,18 @@
 //! Bringing a point out into a folder, which may become a new app.
 //!
 //! Invariants: see [`super::target`]. A new app is known only when its folder is complete, durable and has its name:
-//! killed before, there is neither. Nothing of the vault is locked.
+//! killed before, the next command leaves neither ([`super::arrival`]). Nothing of the vault is locked.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use backstay_catalog::{App, PointRecord};
+use backstay_catalog::PointRecord;
 use backstay_model::{AppName, Cancel, Code, Counts, Error, JobId, JobKind, Problem, Progress, Result};
 use backstay_vault::restore::RestoreOptions;
 use serde::Serialize;
 
-use super::RestoreRequest;
 use super::target::{Target, check_free, unusable};
+use super::{RestoreRequest, arrival};
 use crate::adopt::SITES;
 use crate::job::{Done, Task, run};
 use crate::points::Found;
@@ -107,21 +107,20 @@ impl Engine {
         run(self.catalog()?, &self.clock, &task, (progress, cancel), |job| {
             let target = Target::prepare(self, &directory, job)?;
             let options = RestoreOptions { select, sync: new.is_some(), ..RestoreOptions::default() };
-            let filled = self.fill(found, &target, options, job).and_then(|filled| {
+            let noted = new.map_or(Ok(()), |name| arrival::begin(self, name, &target, job.id()));
+            let filled = noted.and_then(|()| self.fill(found, &target, options, job)).and_then(|filled| {
                 job.still_ours()?;
                 target.finish(self)?;
                 Ok(filled)
             });
-            let (counts, problems) = filled.map_err(|e| target.discard(self, e))?;
+            let (counts, problems) = filled.map_err(|e| {
+                let error = target.discard(self, e);
+                arrival::end(self, job.id());
+                error
+            })?;
             if let Some(name) = new {
-                self.catalog()?.add_app(&App {
-                    name: name.clone(),
-                    home: Some(directory.clone()),
-                    kind: "folder".to_owned(),
-                    created: self.clock.now(),
-                    config: backstay_model::app::AppConfig::default(),
-                    removed: None,
-                })?;
+                self.catalog()?.add_app(&arrival::app(self, name, directory.clone()))?;
+                arrival::end(self, job.id());
             }
             let failures = problems.iter().filter(|p| p.kind.is_failure()).count();
             let short = found.record.point.id.short();

@@ -91,8 +91,13 @@ pub(super) struct Note {
     pub point: PointId,
     /// Whether it ran, and is to be started again.
     pub runs: bool,
-    /// The point that holds what the other side of the journal is.
-    pub safety: Option<PointId>,
+    /// The point that holds the old side of the journal: what the restore found.
+    pub old: Option<PointId>,
+    /// The point that holds the new side: what the last undo found.
+    pub new: Option<PointId>,
+    /// Whether it should run and does not, because it could not be started or did not become well.
+    #[serde(default)]
+    pub down: bool,
 }
 
 /// What was done to the app.
@@ -176,6 +181,7 @@ impl Engine {
         let app = &scene.app;
         self.hook(app, Moment::BeforeRestore, Some(&scene.record), job)?;
         let (live, mut safety) = self.secure(scene, how, job)?;
+        job.phase(Phase::Planning);
         let plan = self.plan(scene, &live, how, job.cancel())?;
         plan.refuse()?;
         let mut problems = plan.changes.problems.clone();
@@ -191,11 +197,13 @@ impl Engine {
                 after: After::default(),
             });
         }
-        let note = Note {
+        let mut note = Note {
             app: app.name.clone(),
             point: scene.record.point.id,
-            runs: plan.stops,
-            safety: safety.as_ref().map(|s| s.point.id),
+            runs: plan.stops || self.is_down(&app.name),
+            old: safety.as_ref().map(|s| s.point.id),
+            new: None,
+            down: false,
         };
         let mut work = Workplace::prepare(
             self.fs.clone(),
@@ -206,9 +214,10 @@ impl Engine {
         )?;
         job.log(format!("What is new is staged in {}", escape(work.path().as_os_str())));
         let stopped = Instant::now();
-        let staged = self.stop_noted(&note, app, job).and_then(|()| {
+        let stop = self.stop_noted(&note, app, job);
+        let staged = stop.and_then(|()| {
             let (plan, live) = match note.runs {
-                true => self.plan_again(scene, how, &mut safety, job)?,
+                true => self.plan_again(scene, how, (&mut note, &work), &mut safety, job)?,
                 false => (plan, live),
             };
             let counts = self.stage(scene, &plan, &live, &work, &mut problems, job)?;
@@ -266,11 +275,14 @@ impl Engine {
         &self,
         scene: &Scene,
         how: &InPlace<'_>,
+        (note, work): (&mut Note, &Workplace),
         safety: &mut Option<PointRecord>,
         job: &Running<'_>,
     ) -> Result<(RestorePlan, Live)> {
         let (live, again) = self.secure(scene, how, job)?;
         if let (Some(again), Some(before)) = (again, safety.as_mut()) {
+            note.old = Some(again.point.id);
+            work.set_note(&note.to_value()?)?;
             let earlier = std::mem::replace(before, again);
             self.forget_point(&scene.points.vault, &earlier, job.cancel())?;
         }
@@ -367,17 +379,26 @@ impl Engine {
         after.downtime = note.runs.then(|| crate::backup::seconds(stopped.elapsed()));
         match up {
             Ok(healthy) => after.healthy = healthy,
+            // Nobody waits for it any more; the app was started.
+            Err(e) if e.code() == Code::Cancelled => {
+                let detail = "Stopped before it was known whether the app works".to_owned();
+                problems.push(Problem { path: String::new(), kind: ProblemKind::Told, detail });
+            }
             Err(e) => {
                 job.log(e.to_string());
                 after.healthy = Some(false);
                 if how.undo_on_unhealthy.unwrap_or(app.config.undo_on_unhealthy) {
                     self.stop_noted(note, app, job)?;
-                    problems.extend(told(&journal.settle(Side::Old)?));
+                    let back = journal.goal().other();
+                    problems.extend(told(&journal.settle(back)?));
                     if note.runs {
                         self.start_again(app)?;
                     }
                     after.taken_back = true;
                 } else {
+                    // An undo starts it although it does not run now.
+                    let note = Note { down: note.runs, ..note.clone() };
+                    journal.set_note(&note.to_value()?)?;
                     problems.push(Problem {
                         path: String::new(),
                         kind: ProblemKind::Unhealthy,
@@ -392,6 +413,11 @@ impl Engine {
             problems.push(Problem { path: String::new(), kind: ProblemKind::Hook, detail: e.to_string() });
         }
         Ok(after)
+    }
+
+    /// Whether the last restore of the app left it not running although it should.
+    fn is_down(&self, app: &AppName) -> bool {
+        resume::journals(self, Some(app)).first().is_some_and(|kept| kept.note.down)
     }
 
     /// The journals of earlier restores of the app go: only the last can be taken back by its journal.

@@ -7,12 +7,13 @@
 
 use std::time::Duration;
 
-use backstay_model::{AppName, Code, Error, JobId, Result};
+use backstay_model::{AppName, Code, Error, JobId, PointId, Result};
 use backstay_tree::apply::{self, Journal, Outcome};
 use backstay_tree::path::escape;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::arrival;
 use super::in_place::Note;
 use crate::state::Engine;
 
@@ -37,17 +38,30 @@ pub struct Resumed {
 pub(super) struct Kept {
     pub job: JobId,
     pub note: Note,
+    /// The side that the app is on.
+    pub side: apply::Side,
+}
+
+impl Kept {
+    /// The point that holds what an undo brings back.
+    pub fn target(&self) -> Option<PointId> {
+        match self.side {
+            apply::Side::New => self.note.old,
+            apply::Side::Old => self.note.new,
+        }
+    }
 }
 
 impl Engine {
     /// Finishes restores that were stopped. Cheap where there are none.
     pub fn resume(&self) -> Result<Vec<Resumed>> {
+        let mut resumed = arrival::resume(self)?;
         let folder = self.jobs_folder();
-        if !folder.exists() {
-            return Ok(Vec::new());
+        if folder.exists() {
+            let found = apply::recover(&self.fs, &folder)?;
+            resumed.extend(found.into_iter().map(|found| self.resume_one(found)));
         }
-        let found = apply::recover(&self.fs, &folder)?;
-        Ok(found.into_iter().map(|found| self.resume_one(found)).collect())
+        Ok(resumed)
     }
 
     fn resume_one(&self, found: apply::Recovered) -> Resumed {
@@ -142,7 +156,7 @@ pub(super) fn journals(engine: &Engine, app: Option<&AppName>) -> Vec<Kept> {
     let mut found: Vec<(Option<Timestamp>, Kept)> = listed
         .iter()
         .filter(|kept| kept.closed)
-        .filter_map(|kept| Some(Kept { job: kept.job, note: note(kept)? }))
+        .filter_map(|kept| Some(Kept { job: kept.job, note: note(kept)?, side: kept.side }))
         .filter(|kept| app.is_none_or(|app| kept.note.app == *app))
         .map(|kept| {
             let record = engine.catalog().and_then(|c| c.job(&kept.job)).ok().flatten();

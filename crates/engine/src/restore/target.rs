@@ -20,7 +20,7 @@ pub(super) struct Target {
     /// The folder that is filled.
     pub fill: PathBuf,
     /// Its name in the end.
-    directory: PathBuf,
+    pub directory: PathBuf,
 }
 
 impl Target {
@@ -46,7 +46,8 @@ impl Target {
         Ok(Target { fill, directory: directory.to_owned() })
     }
 
-    fn in_place(&self) -> bool {
+    /// Whether the folder was there before.
+    pub fn in_place(&self) -> bool {
         self.fill == self.directory
     }
 
@@ -62,10 +63,13 @@ impl Target {
         };
         let fs = &*engine.fs;
         let rename = |dir: &std::os::fd::OwnedFd, how| fs.rename(dir.as_fd(), from, dir.as_fd(), to, how);
-        let renamed = fs.open_root(parent).and_then(|dir| match rename(&dir, Rename::NoReplace) {
-            // Not every file system can do it (NFS, FUSE). A folder replaces at most an empty folder.
-            Err(e) if e.kind() == std::io::ErrorKind::InvalidInput => rename(&dir, Rename::Replace),
-            other => other,
+        let renamed = fs.open_root(parent).and_then(|dir| {
+            match rename(&dir, Rename::NoReplace) {
+                // Not every file system can do it (NFS, FUSE). A folder replaces at most an empty folder.
+                Err(e) if e.kind() == std::io::ErrorKind::InvalidInput => rename(&dir, Rename::Replace),
+                other => other,
+            }?;
+            fs.sync(dir.as_fd())
         });
         renamed.map_err(|e| unusable(&self.directory, "It appeared while the point was restored", e))
     }
@@ -128,7 +132,8 @@ fn sweep(engine: &Engine, parent: &Path, prefix: &str) {
     }
 }
 
-fn remove(engine: &Engine, path: &Path) -> Result<()> {
+/// Removes a folder with all that is in it.
+pub(super) fn remove(engine: &Engine, path: &Path) -> Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
     let dir = engine.fs.open_root(parent).map_err(|e| unusable(path, "", e))?;
     backstay_tree::remove_tree(&*engine.fs, dir.as_fd(), name)

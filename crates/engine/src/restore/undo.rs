@@ -6,7 +6,7 @@
 //! no data is read. Else the safety point is restored like any other point. Where there is no safety point, or the vault
 //! cannot be reached, the journal alone is turned: then what the app did since elsewhere stays, and is told.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use backstay_catalog::{App, PointRecord};
 use backstay_model::{
     Cancel, Code, Counts, Error, JobKind, Origin, Phase, Problem, ProblemKind, Progress, Result,
 };
-use backstay_tree::apply::Journal;
+use backstay_tree::apply::{Journal, Side, Values};
 use backstay_tree::path::escape;
 use backstay_vault::change::{Action, ChangePlan, Step};
 
@@ -89,7 +89,7 @@ impl Engine {
         };
         let (points, kept) = points;
         let is_target = |r: &&PointRecord| {
-            let fits = kept.as_ref().is_none_or(|k| k.note.safety == Some(r.point.id));
+            let fits = kept.as_ref().is_none_or(|k| k.target() == Some(r.point.id));
             r.point.app == app.name && r.point.origin == Origin::Safety && fits
         };
         match (points.records.iter().find(is_target).cloned(), kept) {
@@ -114,14 +114,10 @@ impl Engine {
         job: &Running<'_>,
     ) -> Result<Outcome> {
         let (live, safety) = self.secure(scene, how, job)?;
+        job.phase(Phase::Planning);
         let plan = self.plan(scene, &live, how, job.cancel())?;
         let journal = Journal::open(self.fs.clone(), &self.jobs_folder(), kept.job)?;
-        let same = {
-            let steps: HashSet<&Path> = journal.paths().collect();
-            let planned = &plan.changes.steps;
-            steps.len() == planned.len() && planned.iter().all(|s| steps.contains(s.path.as_path()))
-        };
-        if same {
+        if does_the_same(&journal, &plan.changes) {
             return self.turn(&scene.app, (plan, safety), kept, journal, how, job);
         }
         drop(journal);
@@ -165,19 +161,42 @@ impl Engine {
         job: &Running<'_>,
     ) -> Result<Outcome> {
         let mut problems = plan.changes.problems.clone();
-        let safety_id = safety.as_ref().map(|s| s.point.id);
-        let note = Note { runs: plan.stops, safety: safety_id, ..kept.note.clone() };
+        let runs = plan.stops || kept.note.down;
+        let mut note = Note { runs, down: false, ..kept.note.clone() };
+        // Said of the side that is live: a kill before the turn leaves what leads back as it was.
+        let live = safety.as_ref().map(|s| s.point.id);
+        match journal.goal() {
+            Side::New => note.new = live,
+            Side::Old => note.old = live,
+        }
         job.still_ours()?;
         let stopped = Instant::now();
         journal.set_note(&note.to_value()?)?;
-        self.stop_noted(&note, app, job)?;
-        job.phase(Phase::Applying);
-        let goal = journal.goal().other();
-        problems.extend(told(&journal.settle(goal)?));
+        // From here on a kill makes the next command start the app again.
+        journal.reopen()?;
+        let turned = self.stop_noted(&note, app, job).and_then(|()| {
+            job.phase(Phase::Applying);
+            let goal = journal.goal().other();
+            journal.settle(goal)
+        });
+        match turned {
+            Ok(settled) => problems.extend(told(&settled)),
+            Err(e) if journal.is_settled() => return Err(self.stay(e, journal, &note, app)),
+            Err(e) => return Err(e),
+        }
         let after =
             self.bring_up(app, plan.point.as_ref(), how, &note, &mut journal, stopped, &mut problems, job)?;
         journal.close()?;
         Ok(Outcome { plan, safety, counts: Counts::default(), problems, after })
+    }
+
+    /// Before the turn: everything as it was.
+    fn stay(&self, error: Error, mut journal: Journal, note: &Note, app: &App) -> Error {
+        let started = if note.runs { self.start_again(app) } else { Ok(()) };
+        match started.and_then(|()| journal.close()) {
+            Ok(()) => error,
+            Err(e) => error.context(format!("The app could not be started again ({e})")),
+        }
     }
 
     /// What turning a journal round does, as a plan without sizes.
@@ -202,4 +221,22 @@ impl Engine {
             changes,
         })
     }
+}
+
+/// Whether turning the journal round does all of the plan and nothing else. What it exchanges beyond the plan is equal
+/// on both sides (another name of a file that is there, say), unless the plan leaves something out.
+fn does_the_same(journal: &Journal, plan: &ChangePlan) -> bool {
+    let steps: HashSet<&Path> = journal.paths().collect();
+    let goal = journal.goal().other();
+    let metadata: HashMap<&Path, &Values> = journal.metadata(goal).collect();
+    let all = plan.kept.is_empty() && plan.left_out.is_empty() && plan.problems.is_empty();
+    (all || steps.len() == plan.steps.len())
+        && plan.steps.iter().all(|step| steps.contains(step.path.as_path()))
+        && plan.metadata.iter().all(|m| {
+            let after = |v: &&Values| {
+                let a = &m.after;
+                (v.uid, v.gid, v.mode, v.mtime, &v.xattrs) == (a.uid, a.gid, a.mode, a.mtime, &a.xattrs)
+            };
+            metadata.get(m.path.as_path()).is_some_and(after)
+        })
 }

@@ -1,0 +1,137 @@
+//! New apps on their way: what is noted about a restore to a new app until the catalog knows it.
+//!
+//! Invariants: the note is durable before the folder gets its name, and goes when the app is known. What the next
+//! command finds of a restore that was killed is decided by the folder alone: still under the name it is filled by, it
+//! is not complete and is removed; under its own name, it is complete, and the app is made known. Never is a
+//! folder taken that the restore did not make: its inode is in the note.
+
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use backstay_catalog::App;
+use backstay_model::{AppName, Code, Error, JobId, JobState, Result};
+use backstay_tree::path::{escape, unescape};
+use serde::{Deserialize, Serialize};
+
+use super::resume::Resumed;
+use super::target::{Target, remove};
+use crate::private;
+use crate::state::Engine;
+
+/// The folder of the notes, in the state folder.
+const FOLDER: &str = "arriving";
+
+#[derive(Serialize, Deserialize)]
+struct Note {
+    app: AppName,
+    /// The folder's name in the end.
+    directory: String,
+    /// Its name while it is filled.
+    fill: String,
+    inode: u64,
+}
+
+/// Notes that an app is being made. A folder that was there before the restore is not noted: it is nobody's to take.
+pub(super) fn begin(engine: &Engine, app: &AppName, target: &Target, job: JobId) -> Result<()> {
+    if target.in_place() {
+        return Ok(());
+    }
+    let inode = inode(&target.fill)
+        .ok_or_else(|| Error::new(Code::Internal, "The folder of a new app is gone already"))?;
+    let text = |path: &Path| escape(path.as_os_str());
+    let note = Note { app: app.clone(), directory: text(&target.directory), fill: text(&target.fill), inode };
+    let bytes = serde_json::to_vec(&note)
+        .map_err(|e| Error::new(Code::Internal, "A note cannot be written").because(e))?;
+    let folder = engine.state.join(FOLDER);
+    private::make_folder(&*engine.fs, &folder)?;
+    private::replace(&*engine.fs, &folder, &name(job), &bytes)
+}
+
+/// The app is known, or nothing of it is left.
+pub(super) fn end(engine: &Engine, job: JobId) {
+    let removed = engine.fs.open_root(&engine.state.join(FOLDER));
+    // A note that stays tells the next command what is so already.
+    removed.and_then(|dir| engine.fs.unlink(dir.as_fd(), name(job).as_ref())).unwrap_or_default();
+}
+
+/// The app of a folder, static until something else is set about it.
+pub(super) fn app(engine: &Engine, name: &AppName, directory: PathBuf) -> App {
+    App {
+        name: name.clone(),
+        home: Some(directory),
+        kind: "folder".to_owned(),
+        created: engine.clock.now(),
+        config: backstay_model::app::AppConfig::default(),
+        removed: None,
+    }
+}
+
+/// Finishes or clears away what killed restores to new apps left.
+pub(super) fn resume(engine: &Engine) -> Result<Vec<Resumed>> {
+    let folder = engine.state.join(FOLDER);
+    let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    for entry in entries.flatten() {
+        let file = entry.file_name();
+        let Some((job, rest)) = file.to_str().and_then(|n| n.trim_start_matches('.').split_once(".json"))
+        else {
+            continue;
+        };
+        let Ok(job) = job.parse::<JobId>() else { continue };
+        if engine.catalog()?.job(&job)?.is_some_and(|j| j.state == JobState::Running) {
+            continue;
+        }
+        if !rest.is_empty() {
+            // A note that was just being written: its restore had only made the empty folder.
+            remove(engine, &entry.path())?;
+            continue;
+        }
+        let Some(bytes) = private::read(&entry.path())? else { continue };
+        // One that cannot be read was made by nobody we know.
+        let Ok(note) = serde_json::from_slice::<Note>(&bytes) else { continue };
+        let (Some(directory), Some(fill)) = (unescape(&note.directory), unescape(&note.fill)) else {
+            continue;
+        };
+        let what = finish(engine, &note, directory.into(), fill.into());
+        let app = Some(note.app.clone());
+        match what {
+            Ok(what) => {
+                end(engine, job);
+                found.extend(what.map(|what| Resumed { job, app, what, stuck: false }));
+            }
+            Err(e) => {
+                let what =
+                    format!("What a restore to the new app `{}` left cannot be cleared away: {e}", note.app);
+                found.push(Resumed { job, app, what, stuck: true });
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn finish(engine: &Engine, note: &Note, directory: PathBuf, fill: PathBuf) -> Result<Option<String>> {
+    if inode(&fill) == Some(note.inode) {
+        remove(engine, &fill)?;
+        let what = format!(
+            "A restore to the new app `{}` was stopped before it was complete; it is removed",
+            note.app
+        );
+        return Ok(Some(what));
+    }
+    let catalog = engine.catalog()?;
+    let known = catalog.app(&note.app)?.is_some();
+    if known || inode(&directory) != Some(note.inode) {
+        return Ok(None);
+    }
+    catalog.add_app(&app(engine, &note.app, directory))?;
+    Ok(Some(format!("A restore to the new app `{}` that was stopped is finished now", note.app)))
+}
+
+fn name(job: JobId) -> String {
+    format!("{job}.json")
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    path.symlink_metadata().ok().map(|meta| meta.ino())
+}
