@@ -235,6 +235,10 @@ impl Storage for Limited {
     fn delete(&self, name: &str) -> Result<()> {
         self.inner.delete(name)
     }
+
+    fn discard(&self, name: &str) -> Result<()> {
+        self.inner.discard(name)
+    }
 }
 
 #[cfg(test)]
