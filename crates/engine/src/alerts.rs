@@ -181,6 +181,16 @@ impl Engine {
                 advice: Code::StorageFull.advice().to_owned(),
             });
         }
+        if let Some(why) = &status.expiry_held {
+            found.push(Condition {
+                kind: "expiry-held",
+                app: None,
+                code: None,
+                message: format!("No point expires for now: {why}"),
+                advice: "See that the clock of this machine is right. Points expire again after 24 hours of steady clock."
+                    .to_owned(),
+            });
+        }
         found.extend(status.apps.iter().filter(|a| a.watched).flat_map(|app| app_conditions(app, status)));
         found
     }

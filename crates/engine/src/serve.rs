@@ -119,6 +119,8 @@ struct Hub<'a> {
     started: Instant,
     /// Held while waiting points move into the vault.
     moving: Mutex<()>,
+    /// Held while points expire.
+    upkeep: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -159,6 +161,7 @@ pub fn serve(make: &(dyn Fn() -> Result<Engine> + Sync), control: &Control, log:
         boot: Owner::current().boot,
         started: Instant::now(),
         moving: Mutex::new(()),
+        upkeep: Mutex::new(()),
     };
     service::tell("READY=1");
     std::thread::scope(|scope| {

@@ -44,6 +44,8 @@ pub struct Status {
     pub apps: Vec<AppStatus>,
     /// Points that wait on this machine for the vault.
     pub spool: SpoolStatus,
+    /// Why points do not expire at present, where the clock is in doubt.
+    pub expiry_held: Option<String>,
     /// Alerts that hold, oldest first.
     pub alerts: Vec<AlertView>,
     /// Jobs that run now.
@@ -190,6 +192,7 @@ impl Engine {
                 vault: None,
                 apps: Vec::new(),
                 spool: SpoolStatus::default(),
+                expiry_held: None,
                 alerts: Vec::new(),
                 running: Vec::new(),
                 foreign_points: 0,
@@ -213,6 +216,7 @@ impl Engine {
             vault,
             apps,
             spool: SpoolStatus { points: spooled.len(), oldest: spooled.iter().map(|r| r.point.time).min() },
+            expiry_held: self.expiry_held()?,
             alerts,
             running: jobs.iter().filter(|j| j.state == JobState::Running).cloned().collect(),
             foreign_points: records.iter().filter(|r| r.point.origin == Origin::Foreign).count(),

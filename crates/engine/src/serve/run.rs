@@ -5,12 +5,14 @@
 //! best-effort class. The hour counts as done when the run has ended, well or not; an hour whose run failed for a
 //! passing reason is tried again a few times, one whose run was cancelled or killed is still due.
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
-use backstay_model::{AppName, Cancel, Code, Error, Result, Retry};
+use backstay_model::{AppName, Cancel, Code, Error, Origin, Result, Retry, Silent};
 
 use super::note::{RunNote, RunResult};
 use super::{Due, Hub};
+use crate::expire::ExpireRequest;
 use crate::notify::{Ping, why};
 use crate::spool::Automatic;
 use crate::state::Engine;
@@ -29,10 +31,13 @@ impl Hub<'_> {
         if let Err(e) = rustix::process::setpriority_process(None, NICE) {
             (self.log)(format!("{name}: cannot lower the priority: {e}"));
         }
-        let result = self.run_noted(engine, due, cancel);
-        if let Err(e) = result {
-            (self.log)(format!("{name}: the run could not be noted: {}", why(&e)));
-            self.try_again_later(engine, name);
+        match self.run_noted(engine, due, cancel) {
+            Ok(true) => self.expire(engine, name, cancel),
+            Ok(false) => {}
+            Err(e) => {
+                (self.log)(format!("{name}: the run could not be noted: {}", why(&e)));
+                self.try_again_later(engine, name);
+            }
         }
         {
             let mut shared = self.shared();
@@ -45,7 +50,29 @@ impl Hub<'_> {
         self.control.change(|_news| ());
     }
 
-    fn run_noted(&self, engine: &Engine, due: &Due, cancel: &Cancel) -> Result<()> {
+    /// Lets the app's points go by age, and frees their space where that is due. One run at a time: a prune wants the
+    /// vault for itself for a moment.
+    fn expire(&self, engine: &Engine, name: &AppName, cancel: &Cancel) {
+        let _one = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        let request = ExpireRequest { app: Some(name.as_str()), dry_run: false, origin: Origin::Automatic };
+        match engine.expire(&request, &Silent, cancel) {
+            Ok(expiry) => {
+                let gone: usize = expiry.apps.iter().map(|a| a.expired.len()).sum();
+                if gone > 0 {
+                    (self.log)(format!("{name}: {gone} points expired"));
+                }
+                // The next run looks after space again.
+                if let Some(e) = expiry.prune_failed {
+                    (self.log)(format!("space could not be given back: {}", why(&e)));
+                }
+            }
+            Err(e) if e.code() == Code::Cancelled => {}
+            Err(e) => (self.log)(format!("{name}: its points could not expire: {}", why(&e))),
+        }
+    }
+
+    /// Takes the point and notes how that went; true when the vault has it.
+    fn run_noted(&self, engine: &Engine, due: &Due, cancel: &Cancel) -> Result<bool> {
         let name = &due.app.name;
         let mut note = engine.run_notes()?.remove(name).unwrap_or_default();
         let before = note.clone();
@@ -58,7 +85,8 @@ impl Hub<'_> {
         let taken = self.take(engine, name, cancel);
         if taken.as_ref().is_err_and(|e| e.code() == Code::Cancelled) {
             (self.log)(format!("{name}: stopped"));
-            return engine.save_run_note(name, &RunNote { begun: before.begun, ..note });
+            engine.save_run_note(name, &RunNote { begun: before.begun, ..note })?;
+            return Ok(false);
         }
         let result = self.result(engine, name, &taken);
         self.shared().pings.push_back((name.clone(), if result.failed { Ping::Fail } else { Ping::Success }));
@@ -70,7 +98,8 @@ impl Hub<'_> {
             note.begun = None;
         }
         note.result = Some(result);
-        engine.save_run_note(name, &note)
+        engine.save_run_note(name, &note)?;
+        Ok(taken.is_ok_and(|taken| !taken.spooled))
     }
 
     /// Points that wait for the vault go first, so that it has them in order.
