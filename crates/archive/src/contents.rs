@@ -15,7 +15,7 @@ use libdeflater::Crc;
 use sha2::{Digest as _, Sha256};
 
 use crate::bytes::{Bytes, Forward};
-use crate::flaw::{Finding, Flaw};
+use crate::flaw::{Finding, Findings, Flaw};
 use crate::inflate::Unpacker;
 use crate::limits::ENTRIES_MAX;
 use crate::manifest::Manifest;
@@ -254,7 +254,7 @@ impl Contents {
         seen: Seen,
         manifest: Option<&Manifest>,
         dumps: Vec<String>,
-        findings: &mut Vec<Finding>,
+        findings: &mut Findings,
     ) -> Option<Self> {
         let paths: Vec<Vec<u8>> = paths.into_iter().collect::<Option<_>>()?;
         let hashes = manifest.map(|m| m.entries.iter().map(|e| e.sha256).collect()).unwrap_or_default();
@@ -269,7 +269,7 @@ impl Contents {
     }
 
     /// The tree as [`METADATA`] has it.
-    fn own(&mut self, paths: &[Vec<u8>], seen: Seen, findings: &mut Vec<Finding>) {
+    fn own(&mut self, paths: &[Vec<u8>], seen: Seen, findings: &mut Findings) {
         let records = match seen.lines.map(Lines::finish) {
             Some(Ok(records)) => records,
             Some(Err(e)) => {
@@ -307,7 +307,7 @@ impl Contents {
         }
     }
 
-    fn beside_entry(&mut self, number: usize, path: &[u8], findings: &mut Vec<Finding>) {
+    fn beside_entry(&mut self, number: usize, path: &[u8], findings: &mut Findings) {
         let Some(entry) = self.entries.get(number) else { return };
         match std::str::from_utf8(path) {
             Ok(name) if crate::place::is_root_name(name) && !entry.is_folder() && !entry.is_link() => {

@@ -72,3 +72,39 @@ impl fmt::Display for Finding {
         write!(f, "{entry}: {}", self.detail)
     }
 }
+
+/// Findings as they are made: all are counted, so many are kept of those that are fatal and of those that are not.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    fatal: Vec<Finding>,
+    told: Vec<Finding>,
+    count: u64,
+}
+
+/// Findings that are kept of each sort. An archive may have millions of entries, all of them wrong.
+const KEPT: usize = 10_000;
+
+impl Findings {
+    pub(crate) fn push(&mut self, finding: Finding) {
+        self.count += 1;
+        let list = if finding.what.is_fatal() { &mut self.fatal } else { &mut self.told };
+        if list.len() < KEPT {
+            list.push(finding);
+        }
+    }
+
+    /// How many there were so far.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
+    pub(crate) fn any_fatal(&self) -> bool {
+        !self.fatal.is_empty()
+    }
+
+    /// The fatal ones first.
+    pub(crate) fn into_list(mut self) -> Vec<Finding> {
+        self.fatal.append(&mut self.told);
+        self.fatal
+    }
+}

@@ -3,7 +3,7 @@
 use backstay_model::{Code, Error};
 
 /// Entries of an archive.
-pub(crate) const ENTRIES_MAX: usize = 4_000_000;
+pub(crate) const ENTRIES_MAX: usize = 2_000_000;
 /// Bytes of a manifest.
 pub(crate) const MANIFEST_MAX: u64 = 1 << 30;
 

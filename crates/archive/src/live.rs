@@ -19,7 +19,7 @@ use backstay_tree::{Entry, Exclusions, Metadata, Owners, Trail, Why, open_regula
 use parking_lot::Mutex;
 
 use crate::source::{
-    Content, Details, Failure, Item, Opened, Reader, Sink, Source, Steadiness, TreeItem, What,
+    Content, Details, Failure, Item, Names, Opened, Reader, Sink, Source, Steadiness, TreeItem, What,
 };
 use crate::worker::problem;
 
@@ -125,7 +125,7 @@ impl Walk<'_> {
         match self.list() {
             Ok((details, stat, listing)) => {
                 let what = What::Folder(details);
-                self.sink.item(Item::Tree(TreeItem { path: path.clone(), what, link: None }))?;
+                self.sink.item(Item::Tree(TreeItem { path: path.clone(), what, names: Names::One }))?;
                 for left in listing.left_out {
                     let kind = match left.why {
                         Why::Mount => (ProblemKind::Mount, "Something else is mounted there"),
@@ -185,7 +185,7 @@ impl Walk<'_> {
                 }
             };
         }
-        let link = self.first_of(&path, &stat);
+        let names = self.names(&path, &stat);
         let what = match stat.kind {
             Kind::File => {
                 let content = Box::new(LiveFile { folder, name, id: stat.id() });
@@ -199,7 +199,7 @@ impl Walk<'_> {
                 }
             },
         };
-        self.sink.item(Item::Tree(TreeItem { path, what, link }))?;
+        self.sink.item(Item::Tree(TreeItem { path, what, names }))?;
         Ok(None)
     }
 
@@ -215,16 +215,15 @@ impl Walk<'_> {
         })
     }
 
-    /// The first path of the same file, when this is a further one.
-    fn first_of(&mut self, path: &Path, stat: &Stat) -> Option<PathBuf> {
+    fn names(&mut self, path: &Path, stat: &Stat) -> Names {
         if stat.links < 2 || stat.kind == Kind::Socket {
-            return None;
+            return Names::One;
         }
         match self.firsts.entry(stat.id()) {
-            std::collections::hash_map::Entry::Occupied(first) => Some(first.get().clone()),
+            std::collections::hash_map::Entry::Occupied(first) => Names::Further(first.get().clone()),
             std::collections::hash_map::Entry::Vacant(new) => {
                 new.insert(path.to_owned());
-                None
+                Names::First
             }
         }
     }

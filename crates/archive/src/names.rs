@@ -3,15 +3,17 @@
 //! Invariant: an accepted path is relative and of plain components, so it stays beneath any root; in archives that no
 //! manifest vouches for it also means the same to programs of other systems.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
-use crate::flaw::{Finding, Flaw};
+use crate::flaw::{Finding, Findings, Flaw};
 use crate::zip::{FLAG_UTF8, MADE_BY_UNIX};
 
 /// Longest component that Linux takes.
 const COMPONENT_MAX: usize = 255;
-/// Most levels of folders.
-const DEPTH_MAX: usize = 4096;
+/// Most levels of folders, and in archives that no manifest vouches for.
+const DEPTH_MAX: usize = 8192;
+const DEPTH_MAX_FOREIGN: usize = 256;
 
 /// The path of an entry, without the `/` that ends a folder's name; or why it is not accepted.
 pub(crate) fn path_of(name: &[u8], flags: u16, made_by: u8, vouched: bool) -> Result<Vec<u8>, &'static str> {
@@ -34,6 +36,9 @@ pub(crate) fn path_of(name: &[u8], flags: u16, made_by: u8, vouched: bool) -> Re
     }
     let path = name.strip_suffix(b"/").unwrap_or(&name).to_vec();
     check(&path)?;
+    if !vouched && path.split(|b| *b == b'/').nth(DEPTH_MAX_FOREIGN).is_some() {
+        return Err("it lies in too many folders");
+    }
     Ok(path)
 }
 
@@ -70,38 +75,34 @@ pub(crate) enum Sort {
 }
 
 /// Looks at all paths together: duplicates, entries below something that is no folder, names that differ by case only.
-pub(crate) fn together<'n>(paths: impl Iterator<Item = (&'n [u8], Sort)>, findings: &mut Vec<Finding>) {
-    let mut known: BTreeMap<&[u8], Sort> = BTreeMap::new();
-    let mut told = HashSet::new();
-    for (path, sort) in paths {
-        if known.insert(path, sort).is_some() {
+pub(crate) fn together<'n>(paths: impl Iterator<Item = (&'n [u8], Sort)>, findings: &mut Findings) {
+    let mut all: Vec<(&[u8], Sort)> = paths.collect();
+    // With `/` before all other bytes, what is in a folder stands directly behind it.
+    let order = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
+    all.sort_by(|(a, _), (b, _)| a.iter().map(order).cmp(b.iter().map(order)));
+    let mut last: Option<&[u8]> = None;
+    let mut above: Option<&[u8]> = None;
+    let mut folded: HashMap<String, &[u8]> = HashMap::with_capacity(all.len());
+    for (path, sort) in all {
+        if last.replace(path) == Some(path) {
             findings.push(Finding::of_entry(path, Flaw::Duplicate, "there is more than one of that name"));
+            continue;
         }
-    }
-    let mut folded: HashMap<String, &[u8]> = HashMap::new();
-    for path in known.keys() {
-        let mut at = 0;
-        while let Some(next) = path.get(at..).and_then(|rest| rest.iter().position(|b| *b == b'/')) {
-            let above = path.get(..at + next).unwrap_or_default();
-            if known.get(above) == Some(&Sort::Other) {
-                findings.push(Finding::of_entry(
-                    path,
-                    Flaw::UnsafeName,
-                    "it lies below an entry that is no folder",
-                ));
-                break;
-            }
-            at += next + 1;
+        let below =
+            above.and_then(|above| path.strip_prefix(above)).is_some_and(|rest| rest.starts_with(b"/"));
+        if below {
+            let detail = "it lies below an entry that is no folder";
+            findings.push(Finding::of_entry(path, Flaw::UnsafeName, detail));
+        } else if sort == Sort::Other {
+            above = Some(path);
         }
-        let lower = String::from_utf8_lossy(path).to_lowercase();
-        match folded.entry(lower) {
-            std::collections::hash_map::Entry::Occupied(other) if told.insert(path) => {
+        match folded.entry(String::from_utf8_lossy(path).to_lowercase()) {
+            Entry::Occupied(other) => {
                 let other = String::from_utf8_lossy(other.get()).escape_debug().to_string();
                 let detail = format!("its name differs from {other} only by the case of letters");
                 findings.push(Finding::of_entry(path, Flaw::CaseCollision, detail));
             }
-            std::collections::hash_map::Entry::Occupied(_) => {}
-            std::collections::hash_map::Entry::Vacant(free) => {
+            Entry::Vacant(free) => {
                 free.insert(path);
             }
         }

@@ -12,13 +12,15 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use backstay_model::{Cancel, Code, Error, Problem, ProblemKind, Progress, Result};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 
 use crate::budget::Budget;
-use crate::index::Index;
+use crate::index::{Index, Note};
+use crate::names;
 use crate::record::{Record, RecordKind};
 use crate::source::{Details, Item, RootItem, Sink, Source, TreeItem, What};
 use crate::worker::{Worker, problem};
@@ -63,8 +65,7 @@ pub(crate) struct Ready {
     pub sha256: [u8; 32],
     /// Where its packed bytes lie in those of the batch.
     pub packed: Range<usize>,
-    /// Its line in the records; empty for items of the root.
-    pub line: Vec<u8>,
+    pub note: Note,
 }
 
 /// Work for the workers.
@@ -78,7 +79,7 @@ pub(crate) enum Done {
     Batch(Vec<Ready>, Vec<u8>),
     Begin(Head, Option<u64>),
     Block(Vec<u8>),
-    End { content: Content, sha256: [u8; 32], line: Vec<u8> },
+    End { content: Content, sha256: [u8; 32], note: Note },
     Failed(Error),
 }
 
@@ -98,9 +99,29 @@ pub(crate) struct Shared<'a> {
     pub problems: Mutex<Vec<Problem>>,
     pub progress: &'a dyn Progress,
     pub cancel: &'a Cancel,
+    /// Buffers that were written and can be used again: fresh memory costs more than what it is used for.
+    pub spare: Mutex<Vec<Vec<u8>>>,
 }
 
+/// Buffers that are kept, and the largest that is.
+const SPARE_MAX: usize = 16;
+const SPARE_BYTES: usize = 3 << 20;
+
 impl Shared<'_> {
+    /// An empty buffer.
+    pub(crate) fn buffer(&self) -> Vec<u8> {
+        self.spare.lock().pop().unwrap_or_default()
+    }
+
+    /// Takes back a buffer.
+    pub(crate) fn give_back(&self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        let mut spare = self.spare.lock();
+        if spare.len() < SPARE_MAX && buffer.capacity() <= SPARE_BYTES {
+            spare.push(buffer);
+        }
+    }
+
     pub(crate) fn problem(&self, problem: Problem) {
         self.progress.problem(&problem);
         self.problems.lock().push(problem);
@@ -117,7 +138,8 @@ pub(crate) fn pack<W: Write>(
     cancel: &Cancel,
 ) -> Result<()> {
     let budget = Budget::new(options.budget);
-    let shared = Shared { options, budget, problems: Mutex::default(), progress, cancel };
+    let shared =
+        Shared { options, budget, problems: Mutex::default(), progress, cancel, spare: Mutex::default() };
     let (tasks, todo) = unbounded();
     let (results, done) = unbounded();
     let written = std::thread::scope(|scope| {
@@ -147,7 +169,7 @@ fn work(shared: &Shared<'_>, todo: &Receiver<(Ticket, Task)>, results: &Results)
     let mut worker = match Worker::new(shared) {
         Ok(worker) => worker,
         Err(e) => {
-            // Number 0 is always waited for first.
+            // A failure is looked at whatever its number.
             results.send((Ticket { number: 0, cost: 0 }, Done::Failed(e))).ok();
             return;
         }
@@ -179,7 +201,7 @@ fn write<W: Write>(
         }
         early.insert(ticket.number, (ticket.cost, result));
         while let Some((cost, result)) = early.remove(&next) {
-            put(result, container, index)?;
+            put(shared, result, container, index)?;
             shared.budget.give(cost);
             next += 1;
         }
@@ -191,7 +213,12 @@ fn write<W: Write>(
     }
 }
 
-fn put<W: Write>(result: Done, container: &mut Container<W>, index: &mut Index) -> Result<()> {
+fn put<W: Write>(
+    shared: &Shared<'_>,
+    result: Done,
+    container: &mut Container<W>,
+    index: &mut Index,
+) -> Result<()> {
     match result {
         Done::Batch(entries, bytes) => {
             for ready in entries {
@@ -201,19 +228,23 @@ fn put<W: Write>(result: Done, container: &mut Container<W>, index: &mut Index) 
                         container.entry(&head, ready.method, ready.content, packed).map_err(writing)?;
                     index.add(head.name, ready.content.size, ready.sha256, placed.crc)?;
                 }
-                index.record(&ready.line)?;
+                index.note(ready.note, &ready.sha256)?;
             }
+            shared.give_back(bytes);
         }
         Done::Begin(head, size) => {
             index.open = head.name.clone();
             container.begin(head, size).map_err(writing)?;
         }
-        Done::Block(bytes) => container.data(&bytes).map_err(writing)?,
-        Done::End { content, sha256, line } => {
+        Done::Block(bytes) => {
+            container.data(&bytes).map_err(writing)?;
+            shared.give_back(bytes);
+        }
+        Done::End { content, sha256, note } => {
             let placed = container.end(content).map_err(writing)?;
             let name = std::mem::take(&mut index.open);
             index.add(name, content.size, sha256, placed.crc)?;
-            index.record(&line)?;
+            index.note(note, &sha256)?;
         }
         Done::Failed(e) => return Err(e),
     }
@@ -282,8 +313,8 @@ impl Feed<'_> {
         self.task(cost, Task::Block { before, plain, last })
     }
 
-    pub(crate) fn end(&mut self, content: Content, sha256: [u8; 32], line: Vec<u8>) -> Result<()> {
-        self.result(Done::End { content, sha256, line })
+    pub(crate) fn end(&mut self, content: Content, sha256: [u8; 32], note: Note) -> Result<()> {
+        self.result(Done::End { content, sha256, note })
     }
 }
 
@@ -294,9 +325,9 @@ fn gone() -> Error {
 impl Sink for Feed<'_> {
     fn item(&mut self, item: Item) -> Result<()> {
         match item {
-            Item::Tree(TreeItem { path, what: What::File { size, content }, link }) if size > WHOLE_MAX => {
+            Item::Tree(TreeItem { path, what: What::File { size, content }, names }) if size > WHOLE_MAX => {
                 self.flush()?;
-                crate::stream::file(self, &path, &*content, link)
+                crate::stream::file(self, &path, &*content, names)
             }
             Item::Tree(item) => {
                 if let What::File { size, .. } = &item.what {
@@ -329,12 +360,7 @@ impl Sink for Feed<'_> {
 pub(crate) const CONTENT: &str = "fs/";
 
 /// The head of a home's entry; none when its name does not fit a zip, which is told.
-pub(crate) fn head(
-    shared: &Shared<'_>,
-    path: &std::path::Path,
-    kind: RecordKind,
-    details: &Details,
-) -> Option<Head> {
+pub(crate) fn head(shared: &Shared<'_>, path: &Path, kind: RecordKind, details: &Details) -> Option<Head> {
     let path_bytes = path.as_os_str().as_bytes();
     let mut name = Vec::with_capacity(path_bytes.len() + 4);
     name.extend_from_slice(CONTENT.as_bytes());
@@ -348,23 +374,25 @@ pub(crate) fn head(
     if kind == RecordKind::Folder && !path_bytes.is_empty() {
         name.push(b'/');
     }
-    if name.len() > crate::zip::write::NAME_MAX {
-        shared.problem(problem(path, ProblemKind::Unreadable, "Its path is too long for a zip"));
+    // What a reader would refuse must not be written.
+    let refused = if path_bytes.is_empty() { Ok(()) } else { names::check(path_bytes) };
+    if refused.is_err() || name.len() > crate::zip::write::NAME_MAX {
+        shared.problem(problem(path, ProblemKind::Unreadable, "Its path is too long for an archive"));
         return None;
     }
     let owner = (details.uid, details.gid);
     Some(Head { name, mode: bits | details.mode & 0o7777, mtime: details.mtime, owner })
 }
 
-/// A record of an item without content.
-pub(crate) fn record(item: &TreeItem, kind: RecordKind, details: Details) -> Record {
+/// A record without content.
+pub(crate) fn record(path: &Path, kind: RecordKind, details: Details) -> Record {
     Record {
-        path: item.path.clone(),
+        path: path.to_owned(),
         kind,
         details,
         device: 0,
         target: None,
-        link: item.link.clone(),
+        link: None,
         sparse: None,
         size: 0,
         incomplete: false,

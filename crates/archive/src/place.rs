@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use backstay_model::{AppName, Code, Error, Result};
-use backstay_storage::{Put, Storage};
+use backstay_storage::{Put, Storage, Upload};
 use jiff::Timestamp;
 
 use crate::record::METADATA;
@@ -30,7 +30,9 @@ impl Name {
     /// A name that somebody chose: letters, digits, `.`, `_`, `-`, folders with `/`.
     pub fn parse(text: &str) -> Result<Self> {
         let name = Name(text.to_owned());
-        backstay_storage::check_name(&name.zip())
+        // Without the ending too: it would make a name of none.
+        backstay_storage::check_name(text)
+            .and_then(|()| backstay_storage::check_name(&name.zip()))
             .ok()
             .filter(|()| text.len() <= NAME_MAX)
             .ok_or_else(|| {
@@ -96,6 +98,33 @@ pub fn reserve(storage: &dyn Storage, name: &Name, log: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The zip of a backup on its way into a storage, for a [`crate::Writer`]. Nothing of it is to be seen before
+/// [`Zip::commit`]; dropped without, it leaves nothing.
+pub struct Zip<'s>(Box<dyn Upload + 's>);
+
+impl<'s> Zip<'s> {
+    /// Begins the object.
+    pub fn begin(storage: &'s dyn Storage, name: &Name) -> Result<Self> {
+        storage.put_stream(&name.zip(), Put::IfAbsent).map(Zip)
+    }
+
+    /// Makes it durable under its name. Returns its size in bytes.
+    pub fn commit(self) -> Result<u64> {
+        self.0.commit()
+    }
+}
+
+impl std::io::Write for Zip<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        // The storage's error comes out of the archive's writer as it is.
+        self.0.write(bytes).map(|()| bytes.len()).map_err(std::io::Error::other)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Makes a backup of what was written: the whole log, then the manifest.

@@ -20,7 +20,7 @@ use crate::source::Details;
 pub const METADATA: &str = "metadata.jsonl";
 /// The version that this program writes.
 pub(crate) const VERSION: u32 = 1;
-/// Longest line that is read, in bytes: attributes of a file have at most 64 KiB on Linux, in theory.
+/// Longest line, in bytes.
 pub(crate) const LINE_MAX: usize = 4 << 20;
 
 /// The first line.

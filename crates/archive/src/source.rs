@@ -61,8 +61,19 @@ pub struct TreeItem {
     pub path: PathBuf,
     /// What it is.
     pub what: What,
-    /// The first path of the same file, where this is a further name of it.
-    pub link: Option<PathBuf>,
+    /// Whether the same file has other names in the home.
+    pub names: Names,
+}
+
+/// The names of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// It has one.
+    One,
+    /// This is the first of several.
+    First,
+    /// This is a further one; the path is the first one.
+    Further(PathBuf),
 }
 
 /// What an entry of the home is.

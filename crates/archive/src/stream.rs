@@ -4,7 +4,7 @@
 //! archive up to where it was read, marked as incomplete in its record and told as a problem; a stream of the root (a
 //! dump) that breaks off ends the whole archive, since half a dump is none.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use backstay_model::{Code, Error, Result};
 use backstay_tree::fs::FileTime;
@@ -12,10 +12,11 @@ use libdeflater::Crc;
 use sha2::{Digest as _, Sha256};
 
 use crate::deflate::WINDOW;
+use crate::index::Note;
 use crate::pack::{BLOCK, Feed, head, record};
 use crate::record::{METADATA, RecordKind};
-use crate::source::{self, Failure, Sink as _, TreeItem, What};
-use crate::worker::{nobody, problem, unsteady};
+use crate::source::{self, Failure, Names, Sink as _};
+use crate::worker::{clipped, nobody, problem, unsteady};
 use crate::zip::write::{Content, Head};
 
 /// Packs a large file of the home.
@@ -23,7 +24,7 @@ pub(crate) fn file(
     feed: &mut Feed<'_>,
     path: &Path,
     content: &dyn source::Content,
-    link: Option<PathBuf>,
+    names: Names,
 ) -> Result<()> {
     let mut opened = match content.open() {
         Ok(opened) => opened,
@@ -45,17 +46,14 @@ pub(crate) fn file(
             }
         }
     }
-    // What it is does not matter any more, only its path and link.
-    let item = TreeItem { path: path.to_owned(), what: What::Symlink(Default::default(), nobody()), link };
-    let mut record = record(&item, RecordKind::File, details);
-    record.link = record.link.filter(|_| opened.same && !incomplete);
-    record.sparse = opened.sparse;
+    let mut record = record(path, RecordKind::File, details);
+    record.sparse = opened.sparse.map(|sparse| clipped(sparse, read.content.size));
     record.size = read.content.size;
     record.incomplete = incomplete;
-    let mut line = Vec::with_capacity(192);
-    record.write(&mut line);
+    let names = if opened.same && !incomplete { names } else { Names::One };
+    let note = Note::of(feed.shared, record, names);
     feed.shared.progress.done(1, 0);
-    feed.end(read.content, read.sha256, line)
+    feed.end(read.content, read.sha256, note)
 }
 
 /// Packs something that lies beside the home.
@@ -83,7 +81,7 @@ pub(crate) fn root(
     let read = read(feed, &mut opened)?;
     match read.failure {
         Some(failure) => Err(broken(failure)),
-        None => feed.end(read.content, read.sha256, Vec::new()),
+        None => feed.end(read.content, read.sha256, Note::Nothing),
     }
 }
 
@@ -112,7 +110,8 @@ fn read(feed: &mut Feed<'_>, opened: &mut source::Opened) -> Result<Read> {
         feed.check()?;
         let left = opened.size.map_or(u64::MAX, |total| total.saturating_sub(size));
         let want = usize::try_from(left).unwrap_or(usize::MAX).min(BLOCK);
-        let mut plain = vec![0; want];
+        let mut plain = feed.shared.buffer();
+        plain.resize(want, 0);
         let (got, failure) = match opened.reader.read(&mut plain) {
             Ok(got) => (got, None),
             Err(failure) => (0, Some(failure)),

@@ -14,7 +14,7 @@ use backstay_model::{Cancel, Code, Error, Progress, Result};
 
 use crate::bytes::Bytes;
 use crate::contents::Contents;
-use crate::flaw::{Finding, Flaw};
+use crate::flaw::{Finding, Findings, Flaw};
 use crate::manifest::{Integrity, Manifest, Trust};
 use crate::zip::read::{Central, Directory, central, directory};
 
@@ -40,7 +40,7 @@ impl Default for Checks {
 
 /// An archive that was looked at.
 pub struct Verified {
-    /// What is wrong, in the order of the archive.
+    /// What is wrong, what is fatal first, in the order of the checks. Of very many only the first are kept.
     pub findings: Vec<Finding>,
     /// What the manifest proves; none without one.
     pub integrity: Option<Integrity>,
@@ -93,7 +93,7 @@ struct Check<'a> {
     checks: &'a Checks,
     progress: &'a dyn Progress,
     cancel: &'a Cancel,
-    findings: Vec<Finding>,
+    findings: Findings,
 }
 
 /// Looks at a zip and, where there is one, its manifest.
@@ -104,7 +104,7 @@ pub fn verify(
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Verified> {
-    let mut findings = Vec::new();
+    let mut findings = Findings::default();
     let mut dumps = Vec::new();
     let mut read = None;
     match xml.map(|xml| (xml, Manifest::from_xml(xml, &checks.trust))) {
@@ -127,11 +127,11 @@ pub fn verify(
     let mut check = Check { zip, manifest: manifest.as_ref(), vouched, checks, progress, cancel, findings };
     let contents = check.run(dumps)?;
     let mut findings = check.findings;
-    if findings.is_empty() && contents.is_none() {
+    if !findings.any_fatal() && contents.is_none() {
         findings.push(Finding::of_archive(Flaw::Archive, "it cannot be read"));
     }
     let contents = contents.map(|contents| contents.with_manifest(manifest.clone()));
-    Ok(Verified { findings, integrity, manifest, contents })
+    Ok(Verified { findings: findings.into_list(), integrity, manifest, contents })
 }
 
 impl Check<'_> {
@@ -167,7 +167,7 @@ impl Check<'_> {
         let paths = self.paths(&entries);
         let Some(seen) = self.data(&directory, &entries)? else { return Ok(None) };
         let contents = self.contents(entries, paths, seen, dumps);
-        Ok(contents.filter(|_| !self.findings.iter().any(|f| f.what.is_fatal())))
+        Ok(contents.filter(|_| !self.findings.any_fatal()))
     }
 
     /// All records of the directory; none when that is not possible, which is told.

@@ -12,9 +12,10 @@ use backstay_tree::fs::Kind;
 use sha2::{Digest as _, Sha256};
 
 use crate::deflate::Packer;
+use crate::index::Note;
 use crate::pack::{Done, Ready, Shared, Task, WHOLE_MAX, head, record};
 use crate::record::{Record, RecordKind};
-use crate::source::{self, Details, Failure, Opened, Steadiness, TreeItem, What};
+use crate::source::{self, Details, Failure, Names, Opened, Steadiness, TreeItem, What};
 use crate::zip::Method;
 use crate::zip::write::Content;
 
@@ -54,14 +55,17 @@ impl<'a> Worker<'a> {
         match task {
             Task::Batch(items) => self.batch(items),
             Task::Block { before, plain, last } => {
-                Ok(Done::Block(self.packer.block(&before, &plain, last).map_err(failed)?))
+                let mut packed = self.shared.buffer();
+                self.packer.block(&before, &plain, last, &mut packed).map_err(failed)?;
+                self.shared.give_back(plain);
+                Ok(Done::Block(packed))
             }
         }
     }
 
     fn batch(&mut self, items: Vec<TreeItem>) -> Result<Done> {
         let mut ready = Vec::with_capacity(items.len());
-        let mut packed = Vec::new();
+        let mut packed = self.shared.buffer();
         let (mut files, mut bytes) = (0, 0);
         for item in items {
             self.shared.cancel.check()?;
@@ -82,9 +86,9 @@ impl<'a> Worker<'a> {
         let what = std::mem::replace(&mut item.what, What::Symlink(Default::default(), nobody()));
         let record = match what {
             What::File { content, .. } => return self.file(&item, &*content, packed),
-            What::Folder(details) => record(&item, RecordKind::Folder, details),
+            What::Folder(details) => record(&item.path, RecordKind::Folder, details),
             What::Symlink(target, details) => {
-                let mut record = record(&item, RecordKind::Symlink, details);
+                let mut record = record(&item.path, RecordKind::Symlink, details);
                 record.size = target.len() as u64;
                 record.target = Some(target);
                 record
@@ -99,28 +103,35 @@ impl<'a> Worker<'a> {
                     ));
                     return Ok(None);
                 };
-                Record { device, ..record(&item, kind, details) }
+                Record { device, ..record(&item.path, kind, details) }
             }
         };
         let target = record.target.clone().unwrap_or_default();
-        Ok(self.entry(record, target.as_os_str(), packed).map(|ready| (ready, false)))
+        Ok(self.entry(record, item.names, target.as_os_str(), packed).map(|ready| (ready, false)))
     }
 
     /// An entry whose content is the target of a link, or empty.
-    fn entry(&mut self, record: Record, content: &OsStr, packed: &mut Vec<u8>) -> Option<Ready> {
+    fn entry(
+        &mut self,
+        record: Record,
+        names: Names,
+        content: &OsStr,
+        packed: &mut Vec<u8>,
+    ) -> Option<Ready> {
         let head = head(self.shared, &record.path, record.kind, &record.details);
+        if head.is_none() && matches!(record.kind, RecordKind::Folder | RecordKind::Symlink) {
+            return None;
+        }
         let start = packed.len();
         let bytes = content.as_bytes();
         packed.extend_from_slice(bytes);
-        let mut line = Vec::with_capacity(192);
-        record.write(&mut line);
         Some(Ready {
             head,
             method: Method::Stored,
             content: Content { size: bytes.len() as u64, crc: libdeflater::crc32(bytes) },
             sha256: Sha256::digest(bytes).into(),
             packed: start..packed.len(),
-            line,
+            note: Note::of(self.shared, record, names),
         })
     }
 
@@ -139,9 +150,8 @@ impl<'a> Worker<'a> {
             }
         };
         let details = opened.details.unwrap_or_else(nobody);
-        let mut record = record(item, RecordKind::File, details);
-        record.link = record.link.filter(|_| opened.same);
-        record.sparse = opened.sparse;
+        let mut record = record(&item.path, RecordKind::File, details);
+        record.sparse = opened.sparse.map(|sparse| clipped(sparse, size as u64));
         record.size = size as u64;
         let Some(head) = head(self.shared, &record.path, record.kind, &record.details) else {
             return Ok(None);
@@ -151,13 +161,13 @@ impl<'a> Worker<'a> {
         let sha256 = Sha256::digest(plain).into();
         let start = packed.len();
         let method = self.packer.whole(plain, packed).map_err(failed)?;
-        let mut line = Vec::with_capacity(192);
-        record.write(&mut line);
+        let names = if opened.same { item.names.clone() } else { Names::One };
+        let note = Note::of(self.shared, record, names);
         if self.buffer.capacity() > BUFFER_KEPT {
             self.buffer = Vec::new();
         }
         let packed = start..packed.len();
-        Ok(Some((Ready { head: Some(head), method, content, sha256, packed, line }, true)))
+        Ok(Some((Ready { head: Some(head), method, content, sha256, packed, note }, true)))
     }
 
     /// Reads a whole file into the buffer.
@@ -191,6 +201,15 @@ impl<'a> Worker<'a> {
 
 fn failed(e: std::io::Error) -> Error {
     Error::new(Code::Internal, "Compression failed").because(e)
+}
+
+/// Ranges of data within the first `size` bytes: of a file that became shorter while it was read.
+pub(crate) fn clipped(mut sparse: Vec<(u64, u64)>, size: u64) -> Vec<(u64, u64)> {
+    sparse.retain(|(start, _)| *start < size);
+    if let Some((_, end)) = sparse.last_mut() {
+        *end = size.min(*end);
+    }
+    sparse
 }
 
 /// Details of what has none.

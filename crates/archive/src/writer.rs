@@ -17,7 +17,7 @@ use crate::zip::Method;
 use crate::zip::write::{Container, Head};
 
 /// An archive that is being written to any stream.
-pub struct Writer<W> {
+pub struct Writer<W: Write> {
     container: Container<W>,
     index: Index,
     options: Options,

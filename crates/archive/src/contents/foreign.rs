@@ -1,9 +1,9 @@
 //! The tree of a zip that another program made.
 //!
 //! Invariants: what is below `fs/`, where there is such a folder, is the home, else everything but the dumps that a
-//! manifest names. Set-uid, set-gid and sticky bits are not taken over, owners neither: nobody vouches for them.
+//! manifest names. Folders that are only implied are made, within a limit. Set-uid, set-gid and sticky bits are not taken over, owners neither: nobody vouches for them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -11,14 +11,19 @@ use std::path::{Path, PathBuf};
 use backstay_tree::fs::FileTime;
 
 use super::{Contents, Node, Seen};
-use crate::flaw::{Finding, Flaw};
+use crate::flaw::{Finding, Findings, Flaw};
 use crate::record::{Record, RecordKind};
 use crate::source::Details;
 use crate::zip::read::Central;
 
+/// Most memory for folders that are only implied, roughly.
+const IMPLIED_MAX: usize = 256 << 20;
+/// What one takes beside its path.
+const IMPLIED_BYTES: usize = 300;
+
 impl Contents {
     /// The tree as the zip alone has it.
-    pub(super) fn foreign(&mut self, paths: &[Vec<u8>], seen: &Seen, findings: &mut Vec<Finding>) {
+    pub(super) fn foreign(&mut self, paths: &[Vec<u8>], seen: &Seen, findings: &mut Findings) {
         let below = paths.iter().any(|path| path == b"fs" || path.starts_with(b"fs/"));
         let mut tree: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
         for (number, path) in paths.iter().enumerate() {
@@ -36,8 +41,10 @@ impl Contents {
                 None => self.beside_entry(number, path, findings),
             }
         }
-        let mut made: HashMap<PathBuf, ()> = HashMap::new();
-        self.implied(Path::new(""), FileTime::default(), tree.get(b"".as_slice()).copied(), &mut made);
+        let mut made: HashSet<PathBuf> = HashSet::new();
+        let mut implied = 0;
+        let newest = self.entries.iter().map(time_of).max().unwrap_or_default();
+        self.implied(Path::new(""), newest, tree.get(b"".as_slice()).copied(), &mut made);
         for (path, number) in tree.iter().filter(|(path, _)| !path.is_empty()) {
             let Some(entry) = self.entries.get(*number) else { continue };
             if entry.is_special() {
@@ -62,37 +69,42 @@ impl Contents {
             record.size = entry.size;
             record.target = target.map(|t| OsString::from_vec(t.0.clone()));
             if let Some(folder) = path.parent() {
-                self.implied(folder, time, None, &mut made);
+                implied += self.implied(folder, time, None, &mut made);
+            }
+            if implied > IMPLIED_MAX {
+                return findings.push(Finding::of_archive(Flaw::Bomb, "it would make too many folders"));
             }
             if kind == RecordKind::Folder {
-                made.insert(path, ());
+                made.insert(path);
             }
             self.nodes.push(Node { record, entry: Some(*number) });
         }
     }
 
-    /// Folders that entries lie in without being entries themselves.
+    /// Makes the folders that entries lie in without being entries themselves. Gives the memory they take.
     fn implied(
         &mut self,
         folder: &Path,
         time: FileTime,
         entry: Option<usize>,
-        made: &mut HashMap<PathBuf, ()>,
-    ) {
+        made: &mut HashSet<PathBuf>,
+    ) -> usize {
         let mut missing = Vec::new();
         for above in folder.ancestors() {
-            if made.contains_key(above) {
+            if made.contains(above) {
                 break;
             }
             missing.push(above.to_owned());
         }
+        let bytes = missing.iter().map(|path| IMPLIED_BYTES + 2 * path.as_os_str().len()).sum();
         for path in missing.into_iter().rev() {
-            made.insert(path.clone(), ());
+            made.insert(path.clone());
             let of = entry.and_then(|n| self.entries.get(n));
             let mode = of.map_or(0o755, |entry| mode_of(entry, RecordKind::Folder));
             let time = of.map_or(time, time_of);
             self.nodes.push(Node { record: record(path, RecordKind::Folder, mode, time), entry });
         }
+        bytes
     }
 }
 

@@ -44,7 +44,7 @@ impl Check<'_> {
         from.finish()?;
         if let Some(manifest) = self.manifest
             && <[u8; 32]>::from(whole.finalize()) != manifest.zip.sha256
-            && self.findings.is_empty()
+            && !self.findings.any_fatal()
         {
             let detail =
                 "its bytes are not those that were written (beside the entries: its directory or end)";
@@ -55,7 +55,7 @@ impl Check<'_> {
 
     /// The entries must lie behind each other, from the first byte to the directory.
     fn regions(&mut self, directory: &Directory, entries: &[Central], order: &[usize]) -> bool {
-        let before = self.findings.len();
+        let before = self.findings.count();
         let mut at = 0;
         let mut last: &[u8] = &[];
         for entry in order.iter().filter_map(|n| entries.get(*n)) {
@@ -89,7 +89,7 @@ impl Check<'_> {
             }
             _ => {}
         }
-        self.findings.len() == before
+        self.findings.count() == before
     }
 
     fn entry(
@@ -104,7 +104,7 @@ impl Check<'_> {
         let mut raw = Crc::new();
         let known =
             self.manifest.and_then(|m| m.entries.get(number)).filter(|known| known.name == entry.name);
-        let before = self.findings.len();
+        let before = self.findings.count();
         let Some(start) = self.header(from, entry, &mut raw)? else { return Ok(()) };
         let data_end = start.checked_add(entry.packed).filter(|data_end| *data_end <= end);
         let Some(data_end) = data_end else {
@@ -145,7 +145,7 @@ impl Check<'_> {
         self.behind(from, entry, (data_end, end), &mut raw)?;
         raw.update(directory.bytes.get(entry.record.clone()).unwrap_or_default());
         if let Some(known) = known
-            && self.findings.len() == before
+            && self.findings.count() == before
         {
             if <[u8; 32]>::from(sha256.finalize()) != known.sha256 {
                 let detail = "its content is not what was written";

@@ -33,12 +33,12 @@ impl Check<'_> {
             places.insert(&known.name, place);
         }
         let mut seen = vec![false; manifest.entries.len()];
-        let mut findings = Vec::new();
+        let before = self.findings.count();
         for (place, entry) in entries.iter().enumerate() {
             match places.get(entry.name.as_slice()) {
                 None => {
                     let detail = "the manifest does not have it: it was added or renamed";
-                    findings.push(Finding::of_entry(&entry.name, Flaw::Added, detail));
+                    self.findings.push(Finding::of_entry(&entry.name, Flaw::Added, detail));
                 }
                 Some(known) => {
                     if let Some(seen) = seen.get_mut(*known) {
@@ -46,21 +46,20 @@ impl Check<'_> {
                     }
                     if entries.len() == manifest.entries.len() && *known != place {
                         let detail = "it stands in another place than it was written";
-                        findings.push(Finding::of_entry(&entry.name, Flaw::Header, detail));
+                        self.findings.push(Finding::of_entry(&entry.name, Flaw::Header, detail));
                     }
                 }
             }
         }
         for (known, _) in manifest.entries.iter().zip(&seen).filter(|(_, seen)| !**seen) {
             let detail = "the manifest has it, the zip does not: it was removed or renamed";
-            findings.push(Finding::of_entry(&known.name, Flaw::Missing, detail));
+            self.findings.push(Finding::of_entry(&known.name, Flaw::Missing, detail));
         }
-        if findings.is_empty() {
+        if self.findings.count() == before {
             // Only doubles, or an order that is another one.
-            findings
-                .push(Finding::of_archive(Flaw::Archive, "its entries are not in the order of the manifest"));
+            let detail = "its entries are not in the order of the manifest";
+            self.findings.push(Finding::of_archive(Flaw::Archive, detail));
         }
-        self.findings.append(&mut findings);
     }
 
     /// The path of each entry, where its name is accepted.

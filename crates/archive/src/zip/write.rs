@@ -4,7 +4,7 @@
 //! kept until `finish`. Every byte goes through one place that counts it and hashes it. After an error the archive is
 //! not whole: it has no central directory, so nothing takes it for one.
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 
 use backstay_tree::fs::FileTime;
 use libdeflater::Crc;
@@ -21,6 +21,8 @@ const MAX32: u64 = u32::MAX as u64;
 const WIDE_FROM: u64 = 0xFF00_0000;
 /// Longest name that the format holds.
 pub(crate) const NAME_MAX: usize = u16::MAX as usize;
+/// Bytes that are collected before they are written.
+const BUFFER: usize = 256 << 10;
 /// Bit of the external attributes by which DOS knows folders.
 const DOS_FOLDER: u32 = 0x10;
 
@@ -89,8 +91,9 @@ fn low16(value: usize) -> u16 {
 }
 
 /// Counts and hashes what is written.
-struct Tally<W> {
-    out: W,
+struct Tally<W: Write> {
+    /// Headers are small; each of them would be a system call.
+    out: BufWriter<W>,
     count: u64,
     whole: Sha256,
     entry: Crc,
@@ -107,7 +110,7 @@ impl<W: Write> Tally<W> {
 }
 
 /// A zip that is being written.
-pub(crate) struct Container<W> {
+pub(crate) struct Container<W: Write> {
     out: Tally<W>,
     /// Records of the central directory.
     central: Vec<u8>,
@@ -128,6 +131,7 @@ struct Open {
 
 impl<W: Write> Container<W> {
     pub(crate) fn new(out: W) -> Self {
+        let out = BufWriter::with_capacity(BUFFER, out);
         let out = Tally { out, count: 0, whole: Sha256::new(), entry: Crc::new() };
         Container { out, central: Vec::new(), entries: 0, wide: false, open: None, scratch: Vec::new() }
     }
@@ -236,9 +240,10 @@ impl<W: Write> Container<W> {
         let entries = entries.unwrap_or(u16::MAX);
         end.u32(END).u16(0).u16(0).u16(entries).u16(entries).u32(low32(size)).u32(low32(offset)).u16(0);
         self.out.put(&end)?;
-        self.out.out.flush()?;
         let whole = Whole { size: self.out.count, sha256: self.out.whole.finalize().into() };
-        Ok((self.out.out, whole))
+        let mut out = self.out.out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        out.flush()?;
+        Ok((out, whole))
     }
 }
 

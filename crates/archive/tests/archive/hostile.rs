@@ -323,6 +323,14 @@ fn wholes() -> Vec<(&'static str, Vec<u8>, Flaw)> {
         ),
         ("many bombs in the same bytes", overlapping, Flaw::Overlap),
         (
+            "folders without end that nobody listed",
+            {
+                let deep = |n: usize| plain(&format!("{n}/{}x", "folder/".repeat(200)));
+                Craft::of((0..1500).map(deep).collect()).zip()
+            },
+            Flaw::Bomb,
+        ),
+        (
             "many small bombs",
             {
                 let bomb =

@@ -12,5 +12,7 @@ mod craft;
 mod damage;
 mod foreign;
 mod hostile;
+mod order;
+mod random;
 mod round_trip;
 mod world;

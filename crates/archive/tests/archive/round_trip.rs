@@ -3,15 +3,15 @@
 use backstay_archive::source::Stream;
 use backstay_archive::{Flaw, Integrity, LocalFile, Manifest, StoredObject, place, seal, verify};
 use backstay_model::{Cancel, Code, Silent};
-use backstay_storage::{Memory, Put, Storage as _};
+use backstay_storage::{Fault, Faulty, Memory, Op, Rule, Storage as _};
 use backstay_testing::fixtures::{self, Nasty, Random};
 use backstay_testing::{quick_dir, temp_dir};
 use backstay_tree::compare;
 use std::sync::Arc;
 
 use crate::world::{
-    Bytes, Made, checks, extract, identity, key, live, look, name, options, pack, pack_app, sound, time,
-    trust,
+    Bytes, Made, Named, checks, extract, identity, key, live, look, name, options, pack, pack_app, sound,
+    time, trust,
 };
 
 #[test]
@@ -78,7 +78,9 @@ fn dumps_and_settings_are_read_back_from_a_storage() {
     let packed = pack_app(home.path());
     let storage = Arc::new(Memory::new());
     place::reserve(&*storage, &name(), "begun\n").unwrap();
-    storage.put(&name().zip(), &packed.zip, Put::IfAbsent).unwrap();
+    let mut zip = place::Zip::begin(&*storage, &name()).unwrap();
+    std::io::Write::write_all(&mut zip, &packed.zip).unwrap();
+    assert_eq!(zip.commit().unwrap(), packed.manifest.zip.size);
     place::commit(&*storage, &name(), "begun\ndone\n", &packed.xml).unwrap();
     let zip = StoredObject::open(storage.clone(), name().zip()).unwrap();
     let xml = storage.get(&name().xml()).unwrap();
@@ -137,6 +139,45 @@ fn what_cannot_be_read_is_told_and_the_rest_is_packed() {
     sound(&packed);
 }
 
+/// Files with several names of which the first vanished, or that changed between two of them: the archive is sound.
+#[test]
+fn further_names_of_what_vanished_or_changed() {
+    use backstay_archive::source::Names::{First, Further};
+    let of = |text: &str| Bytes::Of(text.into());
+    let large = |byte| Bytes::Of(vec![byte; 17 << 20]);
+    let named = Named(vec![
+        ("a1".into(), Bytes::Gone, First),
+        ("a2".into(), of("a"), Further("a1".into())),
+        ("a3".into(), of("a"), Further("a1".into())),
+        ("b1".into(), of("b"), First),
+        ("b2".into(), of("changed"), Further("b1".into())),
+        ("b3".into(), of("b"), Further("b1".into())),
+        ("c1".into(), large(1), First),
+        ("c2".into(), large(1), Further("c1".into())),
+        ("c3".into(), large(2), Further("c1".into())),
+    ]);
+    let packed = pack(&[&named], options());
+    assert_eq!(packed.manifest.problems.len(), 1);
+    let contents = sound(&packed);
+    let links: Vec<_> = contents.nodes().iter().map(|n| n.record.link.as_ref()?.to_str()).collect();
+    assert_eq!(links, [None, None, Some("a2"), None, None, Some("b1"), None, Some("c1"), None]);
+    let dir = quick_dir();
+    let target = dir.path().join("back");
+    assert_eq!(extract(&contents, &target).problems, []);
+    assert_eq!(std::fs::read_to_string(target.join("b2")).unwrap(), "changed");
+    assert_eq!(std::fs::read(target.join("c3")).unwrap(), vec![2; 17 << 20]);
+}
+
+/// What a reader would refuse is not written, but told.
+#[test]
+fn paths_that_no_archive_can_hold() {
+    let deep: std::path::PathBuf = "d/".repeat(9000).into();
+    let made = Made(vec![(deep, Bytes::Of(Vec::new())), ("fine".into(), Bytes::Of(b"fine".to_vec()))]);
+    let packed = pack(&[&made], options());
+    assert_eq!(packed.manifest.problems.len(), 1);
+    assert_eq!(sound(&packed).nodes().len(), 2);
+}
+
 #[test]
 fn a_dump_that_breaks_off_ends_the_archive() {
     struct Breaks(u32);
@@ -176,6 +217,22 @@ fn a_place_that_takes_no_more_ends_the_archive_with_its_error() {
         let error = writer.add(&made, &Silent, &Cancel::new()).unwrap_err();
         assert_eq!(error.code(), Code::StorageFull);
     }
+}
+
+#[test]
+fn the_error_of_a_storage_comes_out_as_it_is_and_leaves_no_zip() {
+    let memory = Arc::new(Memory::new());
+    let storage = Faulty::new(memory.clone());
+    storage.add(Rule::new(Fault::Fail(Code::StorageDenied)).on(Op::Put));
+    let zip = place::Zip::begin(&storage, &name()).unwrap();
+    let mut writer = backstay_archive::Writer::new(zip, options()).unwrap();
+    let made = Made(vec![("file".into(), Bytes::Random(3 << 20))]);
+    let error = match writer.add(&made, &Silent, &Cancel::new()) {
+        Err(e) => e,
+        Ok(()) => writer.finish(time()).and_then(|(zip, _)| zip.commit()).unwrap_err(),
+    };
+    assert_eq!(error.code(), Code::StorageDenied);
+    assert!(place::list(&*memory).unwrap().is_empty());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use backstay_archive::source::{
-    Content, Details, Failure, Item, Opened, Reader, Sink, Source, Stream, TreeItem, What,
+    Content, Details, Failure, Item, Names, Opened, Reader, Sink, Source, Stream, TreeItem, What,
 };
 use backstay_archive::{
     Consistency, Database, Live, Manifest, Name, Options, Seal, Settings, SigningKey, Step, Trust, Writer,
@@ -158,10 +158,26 @@ pub enum Bytes {
     Zeros(u64),
     Random(u64),
     Of(Vec<u8>),
+    /// Vanished when it is opened.
+    Gone,
 }
 
 /// Items that are made up, in memory.
 pub struct Made(pub Vec<(PathBuf, Bytes)>);
+
+/// The same with what is said about their names.
+pub struct Named(pub Vec<(PathBuf, Bytes, Names)>);
+
+impl Source for Named {
+    fn walk(&self, sink: &mut dyn Sink) -> Result<()> {
+        Made(Vec::new()).walk(sink)?;
+        for (path, bytes, names) in &self.0 {
+            let what = What::File { size: bytes.len(), content: Box::new(bytes.clone()) };
+            sink.item(Item::Tree(TreeItem { path: path.clone(), what, names: names.clone() }))?;
+        }
+        Ok(())
+    }
+}
 
 pub fn details() -> Details {
     Details { mode: 0o644, uid: 0, gid: 0, user: None, group: None, mtime: time(), xattrs: Vec::new() }
@@ -170,11 +186,11 @@ pub fn details() -> Details {
 impl Source for Made {
     fn walk(&self, sink: &mut dyn Sink) -> Result<()> {
         let folder = What::Folder(Details { mode: 0o755, ..details() });
-        sink.item(Item::Tree(TreeItem { path: PathBuf::new(), what: folder, link: None }))?;
+        sink.item(Item::Tree(TreeItem { path: PathBuf::new(), what: folder, names: Names::One }))?;
         for (path, bytes) in &self.0 {
             let size = bytes.len();
             let what = What::File { size, content: Box::new(bytes.clone()) };
-            sink.item(Item::Tree(TreeItem { path: path.clone(), what, link: None }))?;
+            sink.item(Item::Tree(TreeItem { path: path.clone(), what, names: Names::One }))?;
         }
         Ok(())
     }
@@ -185,12 +201,16 @@ impl Bytes {
         match self {
             Bytes::Zeros(len) | Bytes::Random(len) => *len,
             Bytes::Of(bytes) => bytes.len() as u64,
+            Bytes::Gone => 0,
         }
     }
 }
 
 impl Content for Bytes {
     fn open(&self) -> Result<Opened, Failure> {
+        if matches!(self, Bytes::Gone) {
+            return Err(Failure::Item(backstay_model::ProblemKind::Vanished, "gone".into()));
+        }
         let reader = Box::new(BytesReader { bytes: self.clone(), at: 0, random: 1 });
         Ok(Opened { details: Some(details()), size: Some(self.len()), sparse: None, same: true, reader })
     }
@@ -217,6 +237,7 @@ impl Reader for BytesReader {
                     eight.copy_from_slice(&self.random.to_le_bytes()[..eight.len()]);
                 }
             }
+            Bytes::Gone => {}
             Bytes::Of(bytes) => part.copy_from_slice(&bytes[usize::try_from(self.at).unwrap()..][..len]),
         }
         self.at += len as u64;
