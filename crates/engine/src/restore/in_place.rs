@@ -184,6 +184,9 @@ impl Engine {
         job.phase(Phase::Planning);
         let plan = self.plan(scene, &live, how, job.cancel())?;
         plan.refuse()?;
+        if how.safety_point {
+            refuse_unkept(&plan.changes, &live.problems)?;
+        }
         let mut problems = plan.changes.problems.clone();
         if plan.changes.is_empty() {
             if let Some(safety) = safety.take() {
@@ -441,6 +444,22 @@ impl Note {
         serde_json::to_value(self)
             .map_err(|e| Error::new(Code::Internal, "A note cannot be written").because(e))
     }
+}
+
+/// Refuses to replace or remove what could not be read: the safety point does not hold it, so nothing could bring it
+/// back once the journal is gone.
+fn refuse_unkept(plan: &ChangePlan, problems: &[Problem]) -> Result<()> {
+    let unread = problems.iter().filter(|p| p.kind == ProblemKind::Unreadable);
+    for path in unread.filter_map(|p| backstay_tree::path::unescape(&p.path)) {
+        if plan.steps.iter().any(|step| Path::new(&path).starts_with(&step.path)) {
+            let message = format!("{} cannot be read, so no safety point can keep it", escape(&path));
+            return Err(Error::new(Code::RestoreRefused, message).advise(
+                "Nothing was changed. Run it as a user who may read it, or move it away. With --no-safety-point it is replaced, and \
+                 only the next undo can bring it back.",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Whether such a problem means that something of the point is not there.
