@@ -61,7 +61,7 @@ pub use manifest::Manifest;
 pub use notify::{Delivery, Event, Message};
 pub use points::{DamagedSnapshot, Listing};
 pub use recover::{Attached, Exported, Made, Places};
-pub use restore::{InPlace, InPlaceReport, KEPT, RestorePlan, RestoreReport, RestoreRequest, Resumed};
+pub use restore::{InPlace, InPlaceReport, RestorePlan, RestoreReport, RestoreRequest, Resumed};
 pub use secrets::VaultRef;
 pub use select::Selector;
 pub use serve::{Control, Log, serve};

@@ -29,7 +29,7 @@ use crate::state::Engine;
 pub use self::directory::RestoreReport;
 pub use self::in_place::{InPlace, InPlaceReport};
 pub use self::plan::RestorePlan;
-pub use self::resume::{KEPT, Resumed};
+pub use self::resume::Resumed;
 
 /// What is to be restored.
 #[derive(Clone, Copy, Debug)]

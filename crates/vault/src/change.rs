@@ -21,8 +21,8 @@ mod tests;
 mod text;
 mod walk;
 
-use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
+use std::path::PathBuf;
 
 use backstay_model::{Cancel, Problem, Result};
 use backstay_tree::fs::{FileTime, Kind};
@@ -282,14 +282,6 @@ impl ChangePlan {
             }
         }
         staged
-    }
-
-    /// Takes out the steps at or above these paths: what could not be staged stays as it is. Give all names of a file,
-    /// or its links will differ from the point's.
-    pub fn leave_as_is(&mut self, paths: &[PathBuf]) {
-        let lost: HashSet<&Path> = paths.iter().flat_map(|path| path.ancestors()).collect();
-        self.steps.retain(|step| !lost.contains(step.path.as_path()));
-        self.count();
     }
 
     /// Counts the steps anew; what is known of bytes to be staged stays.

@@ -4,7 +4,7 @@
 //! * Until the journal is committed nothing of the app has changed but that it may be stopped: what fails before
 //!   removes what was staged and starts the app again.
 //! * What is there is kept twice: as the safety point (unless that was refused), and on the other side of the journal
-//!   until the next restore of the app or for [`super::KEPT`].
+//!   until the next restore of the app.
 //! * A point that cannot be staged whole is not applied.
 //!
 //! Crash: [`super::resume`]. Locks: the job's lease, exclusive for the app; the vault's lock only while the safety

@@ -5,8 +5,6 @@
 //! else works on the app ([`Engine::refuse_unfinished`]). A restore that a living process works on is left alone: its
 //! journal is locked.
 
-use std::time::Duration;
-
 use backstay_model::{AppName, Code, Error, JobId, PointId, Result};
 use backstay_tree::apply::{self, Journal, Outcome};
 use backstay_tree::path::escape;
@@ -16,9 +14,6 @@ use serde::Serialize;
 use super::arrival;
 use super::in_place::Note;
 use crate::state::Engine;
-
-/// How long what a restore replaced is kept for an undo by its journal. The safety point stays longer.
-pub const KEPT: Duration = Duration::from_hours(72);
 
 /// A restore that was stopped, and what became of it now.
 #[derive(Clone, Debug, Serialize)]
@@ -128,22 +123,6 @@ impl Engine {
     pub(super) fn discard_journal(&self, job: JobId) -> Result<()> {
         Journal::open(self.fs.clone(), &self.jobs_folder(), job)?.discard()
     }
-
-    /// Deletes what restores replaced longer ago than [`KEPT`].
-    pub fn discard_old_journals(&self) -> Result<()> {
-        let now = self.clock.now();
-        for kept in apply::list(&self.fs, &self.jobs_folder())?.into_iter().filter(|k| k.closed) {
-            let ended = self.catalog()?.job(&kept.job)?.and_then(|j| j.ended.or(Some(j.created)));
-            if ended.is_none_or(|ended| is_older(ended, now)) {
-                self.discard_journal(kept.job)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn is_older(ended: Timestamp, now: Timestamp) -> bool {
-    Duration::try_from(now.duration_since(ended)).is_ok_and(|age| age > KEPT)
 }
 
 fn note(kept: &apply::Kept) -> Option<Note> {
