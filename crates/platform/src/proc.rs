@@ -88,14 +88,20 @@ pub(crate) fn uptime() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session;
     use std::process::Command;
 
     #[test]
     fn a_process_is_seen_with_what_tells_it_apart() {
         let me = i32::try_from(std::process::id()).unwrap();
         let seen = look(me).unwrap();
-        assert!(seen.start > 0 && seen.session > 0 && !seen.zombie);
-        assert_eq!(seen.session, rustix::process::getsid(None).unwrap().as_raw_nonzero().get());
+        // Where the leader of the session lives outside this process space, in a container say, its number is 0 here.
+        assert!(seen.start > 0 && seen.session >= 0 && !seen.zombie);
+        let mut child = session::lead_new(Command::new("sleep").arg("60")).spawn().unwrap();
+        let leader = look(i32::try_from(child.id()).unwrap()).unwrap();
+        assert_eq!(leader.session, leader.pid);
+        child.kill().unwrap();
+        child.wait().unwrap();
         assert!(all().unwrap().contains(&seen));
         assert!(!boot().is_empty() && !space().is_empty() && uptime() > Duration::from_secs(1));
     }
