@@ -68,6 +68,26 @@ fn a_real_web_server_is_run_by_commands() {
     assert_text!("app-runs", told.join("\n"));
 }
 
+/// `nohup`, and a shell that puts a program in the background, have it ignore signals: those by which apps are stopped.
+#[test]
+fn an_app_heeds_the_signals_that_we_were_told_to_ignore() {
+    let world = World::with_blog();
+    let line = "grep SigIgn /proc/self/status > signals; exec sleep 60";
+    world.run(&["app", "add", "blog", "blog", "--command", line]).ok();
+    let _stops = Stops(&world, "blog");
+    let start = world.command(["app", "start", "blog"]);
+    let mut ignoring = std::process::Command::new("sh");
+    ignoring.args(["-c", "trap '' HUP INT QUIT TERM USR1 USR2; exec \"$0\" \"$@\""]);
+    ignoring.arg(start.get_program()).args(start.get_args());
+    ignoring.envs(start.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    assert!(ignoring.current_dir(world.path("")).status().unwrap().success());
+    wait_for("the app's word", || std::fs::read(world.path("blog/signals")).is_ok_and(|s| !s.is_empty()));
+    let said = std::fs::read_to_string(world.path("blog/signals")).unwrap();
+    let ignored = u64::from_str_radix(said.trim().rsplit('\t').next().unwrap(), 16).unwrap();
+    let stopping = [1, 2, 3, 10, 12, 15].iter().fold(0, |mask, signal| mask | 1 << (signal - 1));
+    assert_eq!(ignored & stopping, 0, "{said}");
+}
+
 /// Numbers of processes differ from run to run.
 fn without_process(line: &str) -> String {
     match line.split_once("process ") {
