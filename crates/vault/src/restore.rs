@@ -120,7 +120,7 @@ pub fn restore(
     let target = Target::new(root, &plan, &problems, cancel);
     target.make_folders()?;
     target.make_specials();
-    let workers = crate::workers().min(jobs.len()).max(1);
+    let workers = writers(&plan).min(jobs.len()).max(1);
     let site = Site {
         source: &source,
         plan: &plan,
@@ -148,6 +148,16 @@ pub fn restore(
     synced?;
     let counts = Counts { files, bytes, total_files: plan.total_files, total_bytes: plan.total_bytes };
     Ok(RestoreOutcome { counts, problems: problems.finish() })
+}
+
+/// Bytes of a file up to which making it takes longer than filling it.
+const SMALL: u64 = 64 << 10;
+
+/// How many threads write. Making a small file waits for the file system's log more than for a processor.
+fn writers(plan: &plan::Plan) -> usize {
+    let workers = crate::workers();
+    let small = plan.total_bytes / plan.total_files.max(1) < SMALL;
+    if small { workers.saturating_mul(2).clamp(4, 8) } else { workers }
 }
 
 fn open_empty(fs: &Arc<dyn FileSystem>, target: &Path) -> Result<Root> {

@@ -250,7 +250,8 @@ fn remove_from(
         return Err(failed(io::Error::other("it is not the workplace that was made")));
     }
     for entry in [OsStr::new(STAGED), OsStr::new(ASIDE), name] {
-        crate::remove_tree(fs, work.as_fd(), entry).map_err(|e| e.context(escape(path.as_os_str())))?;
+        crate::remove::remove_large_tree(fs, work.as_fd(), entry)
+            .map_err(|e| e.context(escape(path.as_os_str())))?;
     }
     keeping_time(fs, base, inside, || fs.remove_dir(base, name)).map_err(failed)?;
     fs.sync(base).map_err(failed)

@@ -1,7 +1,7 @@
 //! The work, cut into pieces that workers take.
 //!
-//! Invariants: a window is one ranged read of one pack, at most [`WINDOW`] long unless a single blob is longer; a
-//! slice is part of one large file. Every piece of the plan is in exactly one job. Jobs keep the order of packs and
+//! Invariants: a window is one ranged read of one pack, at most [`WINDOW`] long unless a single blob is longer, and of
+//! at most [`FILES`] files; a slice is part of one large file. Every piece of the plan is in exactly one job. Jobs keep the order of packs and
 //! so nearly that of folders; each worker has a run of neighbouring jobs, so that two rarely make files in the same
 //! folder at once (the kernel lets only one). Locks: one per run, held for a few instructions.
 
@@ -22,6 +22,8 @@ const SLICE: u64 = 16 << 20;
 const SLICE_PIECES: usize = 4096;
 /// Files without content in one job.
 const EMPTY: usize = 256;
+/// Most files in one window: making files takes longer than reading a few bytes each, and is shared by the workers.
+const FILES: usize = 512;
 
 /// A piece of work.
 #[derive(Debug)]
@@ -74,7 +76,8 @@ fn slice_end(plan: &Plan, rest: &Range<usize>) -> usize {
 fn fits(pieces: &[Piece]) -> bool {
     let [first, .., last] = pieces else { return false };
     let before = pieces.len().checked_sub(2).and_then(|n| pieces.get(n)).unwrap_or(first);
-    first.pack == last.pack
+    pieces.len() <= FILES
+        && first.pack == last.pack
         && u64::from(last.offset) <= before.end().saturating_add(GAP)
         && last.end().saturating_sub(u64::from(first.offset)) <= WINDOW
 }
@@ -196,6 +199,21 @@ mod tests {
                 "Empty(256..300)",
             ]
         );
+    }
+
+    #[test]
+    fn many_small_files_are_shared() {
+        let small = (0..2000).map(|n| piece(0, n * 100, 100)).collect();
+        let mut plan = Plan { small, ..Plan::default() };
+        let sizes: Vec<_> = cut(&mut plan)
+            .0
+            .into_iter()
+            .map(|job| match job {
+                Job::Window(range) => range.len(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(sizes, [512, 512, 512, 464]);
     }
 
     #[test]
