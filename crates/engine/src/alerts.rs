@@ -135,7 +135,7 @@ impl Engine {
                     Ok(()) => book.told(&key, &channel.name, event, now),
                     Err(e) => {
                         failed.push(format!("message to {} not delivered: {}", channel.name, why(&e)));
-                        book.refused(&key, &channel.name, why(&e));
+                        book.refused(&key, &channel.name, why(&e), now);
                     }
                 }
                 self.save_book(&stored, &book)?;

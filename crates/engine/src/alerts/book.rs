@@ -2,7 +2,7 @@
 //!
 //! Invariants: pure. Each channel is told that an alert was raised, then reminded as long as it holds, then told that
 //! it is well again; each of these once, in this order, and on its own: what one channel refuses is due again for it
-//! alone. An alert that cleared before anybody could be told is told nevertheless. It is forgotten when every channel
+//! alone. A channel that refuses rests: 1 minute, then 2, 4, … up to an hour, until it takes a message. An alert that cleared before anybody could be told is told nevertheless. It is forgotten when every channel
 //! that heard of it has heard the end.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,6 +67,9 @@ pub(crate) struct Told {
     /// Failed tries since it last took a message.
     #[serde(default)]
     pub failures: u32,
+    /// When the last one failed.
+    #[serde(default)]
+    pub tried: Option<Timestamp>,
     /// Why the last one failed.
     #[serde(default)]
     pub error: Option<String>,
@@ -113,8 +116,21 @@ impl Book {
         (alert.code, alert.message, alert.advice) = (code, message, advice);
     }
 
+    /// Whether a channel has refused a message so lately that it is left alone.
+    fn rests(&self, channel: &str, now: Timestamp) -> bool {
+        self.0.values().filter_map(|alert| alert.told.get(channel)).any(|told| {
+            let Some(tried) = told.tried else { return false };
+            // A clock that was set back ends the rest: better once too often.
+            let since = u64::try_from(now.as_second().saturating_sub(tried.as_second())).unwrap_or(u64::MAX);
+            since < rest(told.failures).as_secs()
+        })
+    }
+
     /// What one channel is to be told, oldest alert first.
     pub fn due(&self, channel: &str, now: Timestamp, reminder: Duration) -> Vec<(String, Event)> {
+        if self.rests(channel, now) {
+            return Vec::new();
+        }
         let mut due: Vec<(Timestamp, String, Event)> = self
             .0
             .iter()
@@ -129,9 +145,13 @@ impl Book {
 
     /// Notes that a channel took a message.
     pub fn told(&mut self, key: &str, channel: &str, event: Event, now: Timestamp) {
+        // It works again, for all that waits.
+        for told in self.0.values_mut().filter_map(|alert| alert.told.get_mut(channel)) {
+            (told.failures, told.tried) = (0, None);
+        }
         let Some(alert) = self.0.get_mut(key) else { return };
         let told = alert.told.entry(channel.to_owned()).or_default();
-        (told.failures, told.error) = (0, None);
+        told.error = None;
         match event {
             Event::Cleared => told.ended = true,
             _ => told.at = Some(now),
@@ -139,10 +159,11 @@ impl Book {
     }
 
     /// Notes that a channel did not take a message.
-    pub fn refused(&mut self, key: &str, channel: &str, error: String) {
+    pub fn refused(&mut self, key: &str, channel: &str, error: String, now: Timestamp) {
         let Some(alert) = self.0.get_mut(key) else { return };
         let told = alert.told.entry(channel.to_owned()).or_default();
         told.failures = told.failures.saturating_add(1);
+        told.tried = Some(now);
         told.error = Some(error);
     }
 
@@ -158,6 +179,13 @@ impl Book {
         }
         keys
     }
+}
+
+/// How long a channel rests after so many failures. Looks come once a minute, some seconds early or late.
+fn rest(failures: u32) -> Duration {
+    const SLACK: u64 = 20;
+    let minutes = 1u64.checked_shl(failures.saturating_sub(1)).unwrap_or(u64::MAX).min(60);
+    Duration::from_secs(if failures == 0 { 0 } else { minutes * 60 - SLACK })
 }
 
 impl Alert {
@@ -193,6 +221,37 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_channel_that_refuses_is_tried_less_and_less_often() {
+        let mut book = Book::default();
+        let minute = |n: i64| Timestamp::from_second(1_700_000_000 + n * 60).unwrap();
+        let mut tried = Vec::new();
+        for n in 0..400 {
+            book.update(&[failed("blog"), failed("shop")], minute(n));
+            assert_eq!(book.due("mail", minute(n), DAY).len(), if n == 0 { 2 } else { 0 }, "{n}");
+            // Others are told at once.
+            if let Some((key, event)) = book.due("hook", minute(n), DAY).first().cloned() {
+                if n < 130 {
+                    book.refused(&key, "hook", "refused".into(), minute(n));
+                } else {
+                    book.told(&key, "hook", event, minute(n));
+                }
+                tried.push(n);
+            }
+            for (key, event) in book.due("mail", minute(n), DAY) {
+                book.told(&key, "mail", event, minute(n));
+            }
+        }
+        // The first message that it takes ends the rest for the second.
+        assert_eq!(tried, [0, 1, 3, 7, 15, 31, 63, 123, 183, 184]);
+        assert_eq!((rest(0).as_secs(), rest(40).as_secs(), rest(u32::MAX).as_secs()), (0, 3580, 3580));
+        // A clock that was set back by a day.
+        book.raise(&failed("late"), minute(400));
+        book.refused("backup-failed/late", "hook", "refused".into(), minute(400));
+        assert_eq!(book.due("hook", minute(400), DAY).len(), 0);
+        assert_eq!(book.due("hook", minute(-1000), DAY).len(), 1);
+    }
+
     /// One look: what each channel was told, where `down` refuses everything.
     fn look(book: &mut Book, conditions: &[Condition], hours: i64, down: &str) -> Vec<String> {
         let now = at(hours);
@@ -202,7 +261,7 @@ mod tests {
         for channel in &channels {
             while let Some((key, event)) = book.due(channel, now, DAY).into_iter().next() {
                 if channel == down {
-                    book.refused(&key, channel, "refused".into());
+                    book.refused(&key, channel, "refused".into(), now);
                     break;
                 }
                 book.told(&key, channel, event, now);
