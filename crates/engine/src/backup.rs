@@ -212,6 +212,9 @@ impl Engine {
             filter.record(&filtered)
         });
         let id = PointId::from_bytes(random()?);
+        if origin == Origin::Safety {
+            crate::restore::note_safety(self, job, id)?;
+        }
         let manifest = Manifest {
             backstay: Manifest::VERSION,
             program: concat!("backstay ", env!("CARGO_PKG_VERSION")).to_owned(),

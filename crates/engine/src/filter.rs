@@ -15,6 +15,7 @@ use backstay_tree::filter::{FILES, Filter, Rule, SIZE_MAX};
 use backstay_tree::fs::FileSystem;
 use backstay_tree::open_regular;
 use backstay_vault::backup::Filtered;
+use backstay_vault::{Id, Reader};
 use serde::{Deserialize, Serialize};
 
 /// The filter that was obeyed by a point, as its manifest records it.
@@ -132,6 +133,28 @@ pub fn kept_by_restore(
         None => Ok(now),
         Some(record) => Ok(now.union(&record.filter()?)),
     }
+}
+
+/// The file with the rules of a home, where it has one.
+pub(crate) fn file_of(fs: &dyn FileSystem, home: &Path) -> Option<&'static Path> {
+    find(fs, home).map(|(file, _)| Path::new(file))
+}
+
+/// The filter that lies in a tree of the vault, with what is set about the app. A file there that cannot be obeyed is none.
+pub(crate) fn in_tree(reader: &Reader, tree: &Id, excludes: &[String]) -> Result<Filter> {
+    let set = Filter::from_lines(excludes)?;
+    let parsed = FILES.iter().find_map(|file| {
+        let node = reader.find(tree, Path::new(file)).ok()?;
+        let mut bytes = Vec::new();
+        if usize::try_from(node.size).is_ok_and(|size| size <= SIZE_MAX) {
+            reader.cat(&node, &mut bytes).ok()?;
+        }
+        Some((file, Filter::parse(&bytes).ok()?))
+    });
+    Ok(match parsed {
+        Some((file, rules)) => rules.union(&set).never(Path::new(file)),
+        None => set,
+    })
 }
 
 /// The filter of an app: the file in its home and what is set about it.

@@ -143,6 +143,11 @@ impl Running<'_> {
         self.job.id
     }
 
+    /// What kind of job it is.
+    pub fn kind(&self) -> JobKind {
+        self.job.kind
+    }
+
     /// What the work is to look at.
     pub fn cancel(&self) -> &Cancel {
         self.cancel

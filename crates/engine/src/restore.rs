@@ -3,6 +3,7 @@
 //! - [`directory`]: a folder is made and filled; nothing that exists is replaced.
 //! - [`arrival`]: what is known of a new app until it is complete.
 //! - [`in_place`]: the app itself goes to a point, wholly or not at all; [`undo`] takes that back.
+//! - [`safety`]: points that no restore has made use of yet are no way back.
 //! - [`resume`]: what a restore that was killed left behind is finished or cleared away by the next command.
 
 mod arrival;
@@ -10,6 +11,7 @@ mod directory;
 mod in_place;
 mod plan;
 mod resume;
+mod safety;
 mod target;
 mod undo;
 
@@ -30,6 +32,7 @@ pub use self::directory::RestoreReport;
 pub use self::in_place::{InPlace, InPlaceReport};
 pub use self::plan::RestorePlan;
 pub use self::resume::Resumed;
+pub(crate) use self::safety::note as note_safety;
 
 /// What is to be restored.
 #[derive(Clone, Copy, Debug)]

@@ -320,7 +320,15 @@ fn holds(place: &Place, sides: &[&str; 2], losing: bool, deep: u64, phase: &str,
     let open = place.journals().iter().find(|(_, open)| *open).cloned();
     let engine = place.healthy();
     let points_before = ids(&engine);
-    let resumed = engine.resume().unwrap_or_else(|e| panic!("{what}: {e:?}"));
+    let mut resumed = engine.resume().unwrap_or_else(|e| panic!("{what}: {e:?}"));
+    // A program that another thread is just starting holds copies of our handles, locks included, until it runs.
+    for _ in 0..100 {
+        if open.is_none() || !resumed.is_empty() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        resumed = engine.resume().unwrap_or_else(|e| panic!("{what}: {e:?}"));
+    }
     assert!(resumed.iter().all(|r| !r.stuck), "{what}: {resumed:?}");
     assert!(engine.resume().unwrap().is_empty(), "{what}: resumed twice");
     let root_time = !losing && !phase.contains("prepare");
@@ -342,7 +350,11 @@ fn holds(place: &Place, sides: &[&str; 2], losing: bool, deep: u64, phase: &str,
     place.nothing_left_in_the_home(what);
     let journals = place.journals();
     assert_eq!(journals.len(), place.workplaces(), "{what}: {journals:?}");
-    assert_eq!(points_before, ids(&engine), "{what}: points");
+    // What goes is a safety point of what came to nothing; each one that stays is the way back of a journal.
+    let points = ids(&engine);
+    assert!(points.iter().all(|id| points_before.contains(id)), "{what}: points");
+    let gone = points_before.len() - points.len();
+    assert!(gone <= 2 && (gone == 0 || !phase.contains("close")), "{what}: {gone} points are gone");
     if deep.is_multiple_of(5) {
         all_whole(&engine, what);
     }
@@ -385,12 +397,8 @@ fn goes_on(place: &Place, undone: &Undone<'_>, untimed: bool, deep: u64, what: &
             // By the journal or, where that does not do exactly what is wanted, by the safety point: the end is the same.
             place.is(to, !untimed, &what);
         }
-        // There may be a safety point of what was never replaced.
-        (Ok(report), Undone::Nothing) => {
-            // A kill while the workplace is made may leave the home's own time at "now" (ADR 4, price).
-            assert!(report.plan.changes.steps.is_empty(), "{what}: {:?}", report.plan.changes.steps);
-        }
         (Err(e), Undone::Nothing) if e.code() == Code::NothingToUndo => {}
+        (Ok(report), Undone::Nothing) => panic!("{what}: took back what never was: {report:?}"),
         (Err(e), _) => panic!("{what}: {e:?}"),
     }
     if deep.is_multiple_of(3) {

@@ -6,15 +6,19 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use backstay_catalog::PointRecord;
-use backstay_model::{AppName, Cancel, Code, Counts, Error, JobId, JobKind, Problem, Progress, Result};
+use backstay_catalog::{App, PointRecord};
+use backstay_model::app::Moment;
+use backstay_model::{
+    AppName, Cancel, Code, Counts, Error, JobId, JobKind, Problem, ProblemKind, Progress, Result,
+};
+use backstay_platform::{HookTarget, Names, replace, run_hook};
 use backstay_vault::restore::RestoreOptions;
 use serde::Serialize;
 
 use super::target::{Target, check_free, unusable};
 use super::{RestoreRequest, arrival};
 use crate::adopt::SITES;
-use crate::job::{Done, Task, run};
+use crate::job::{Done, Running, Task, run};
 use crate::points::Found;
 use crate::private;
 use crate::state::Engine;
@@ -88,6 +92,53 @@ impl Engine {
         self.bring_out(request, &found, directory, Some(name), progress, cancel)
     }
 
+    /// Makes a new app of the copy of another, before it has its name: the texts that the other's rules replace, then
+    /// its hook after restores. Gives what a person should know.
+    fn adapt(
+        &self,
+        found: &Found,
+        name: &AppName,
+        target: &Target,
+        job: &Running<'_>,
+    ) -> Result<Vec<Problem>> {
+        let Ok(origin) = self.known_app(found.record.point.app.as_str()) else { return Ok(Vec::new()) };
+        let text = |path: &Path| path.display().to_string();
+        let (old, new) = (origin.home.as_deref().map(text).unwrap_or_default(), text(&target.directory));
+        let names =
+            (Names { app: origin.name.as_str(), home: &old }, Names { app: name.as_str(), home: &new });
+        let mut problems = Vec::new();
+        for file in replace(&self.fs, &target.fill, &origin.config.post_restore, names, job.cancel())? {
+            match file.left {
+                None => job.log(format!("{} texts replaced in {}", file.count, file.path)),
+                Some(why) => {
+                    let detail = format!("No text was replaced in it: {why}");
+                    problems.push(Problem { path: file.path, kind: ProblemKind::Told, detail });
+                }
+            }
+        }
+        let app = App { name: name.clone(), home: Some(target.directory.clone()), ..origin };
+        let about = HookTarget {
+            job: Some(job.id()),
+            point: Some(found.record.point.id),
+            target: Some(&target.fill),
+            failed: false,
+        };
+        match run_hook(&self.runtime(&app)?, Moment::AfterRestore, &about, job.cancel()) {
+            Ok(None) => {}
+            Ok(Some(ran)) => {
+                job.log(format!("The after-restore hook ended well after {} s", ran.seconds));
+                ran.output.lines().for_each(|line| job.log(format!("  {line}")));
+            }
+            Err(e) if e.code() == Code::Cancelled => return Err(e),
+            Err(e) => {
+                job.log(e.to_string());
+                let detail = e.to_string();
+                problems.push(Problem { path: String::new(), kind: ProblemKind::Hook, detail });
+            }
+        }
+        Ok(problems)
+    }
+
     fn bring_out(
         &self,
         request: &RestoreRequest<'_>,
@@ -108,10 +159,14 @@ impl Engine {
             let target = Target::prepare(self, &directory, job)?;
             let options = RestoreOptions { select, sync: new.is_some(), ..RestoreOptions::default() };
             let noted = new.map_or(Ok(()), |name| arrival::begin(self, name, &target, job.id()));
-            let filled = noted.and_then(|()| self.fill(found, &target, options, job)).and_then(|filled| {
+            let filled = noted.and_then(|()| {
+                let (counts, mut problems) = self.fill(found, &target, options, job)?;
+                if let Some(name) = new {
+                    problems.extend(self.adapt(found, name, &target, job)?);
+                }
                 job.still_ours()?;
                 target.finish(self)?;
-                Ok(filled)
+                Ok((counts, problems))
             });
             let (counts, problems) = filled.map_err(|e| {
                 let error = target.discard(self, e);

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! * Until the journal is committed nothing of the app has changed but that it may be stopped: what fails before
-//!   removes what was staged and starts the app again.
+//!   removes what was staged, forgets the safety point ([`super::safety`]) and starts the app again.
 //! * What is there is kept twice: as the safety point (unless that was refused), and on the other side of the journal
 //!   until the next restore of the app.
 //! * A point that cannot be staged whole is not applied.
@@ -26,7 +26,7 @@ use backstay_vault::restore::restore;
 use serde::{Deserialize, Serialize};
 
 use super::plan::{Live, RestorePlan, Scene};
-use super::{RestoreRequest, resume};
+use super::{RestoreRequest, resume, safety};
 use crate::adopt::Subject;
 use crate::backup::Taken;
 use crate::browse::content;
@@ -145,7 +145,14 @@ impl Engine {
         let task = Task { kind, app: Some(app), exclusive: true };
         run(self.catalog()?, &self.clock, &task, (progress, cancel), |job| {
             self.refuse_unfinished(app)?;
-            let Outcome { plan, safety, counts, problems, after } = work(job)?;
+            let done = work(job);
+            // What cannot be noted or forgotten now is by the next command.
+            match &done {
+                Ok(_) => safety::keep(self, job.id()),
+                Err(_) => safety::forget(self, job.id()),
+            }
+            .unwrap_or_default();
+            let Outcome { plan, safety, counts, problems, after } = done?;
             let to = match &plan.point {
                 Some(point) => format!("point {}", point.point.id.short()),
                 None => "what its last restore replaced".to_owned(),
@@ -413,6 +420,7 @@ impl Engine {
         if !after.taken_back
             && let Err(e) = self.hook(app, Moment::AfterRestore, point, job)
         {
+            job.log(e.to_string());
             problems.push(Problem { path: String::new(), kind: ProblemKind::Hook, detail: e.to_string() });
         }
         Ok(after)

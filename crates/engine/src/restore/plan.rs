@@ -6,9 +6,11 @@
 use std::path::{Path, PathBuf};
 
 use backstay_catalog::{App, PointRecord};
-use backstay_model::{AppName, Cancel, Code, Error, Problem, ProblemKind, Progress, Result};
+use backstay_model::{AppName, Cancel, Code, Error, Origin, Problem, ProblemKind, Progress, Result};
+use backstay_tree::apply::is_workplace;
 use backstay_tree::beneath::Root;
 use backstay_tree::filter::Filter;
+use backstay_tree::fs::Kind;
 use backstay_tree::path::{escape, unescape};
 use backstay_vault::backup::{TreeOptions, survey};
 use backstay_vault::change::{self, ChangePlan, Keep, Rules, Side};
@@ -17,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{InPlace, RestoreRequest};
 use crate::browse::content;
-use crate::filter::kept_by_restore;
+use crate::filter::{FilterRecord, file_of, in_tree, kept_by_restore};
 use crate::manifest::{CONTENT, Manifest};
 use crate::points::Points;
 use crate::state::Engine;
@@ -112,8 +114,11 @@ impl Engine {
     ) -> Result<Scene> {
         let home = self.home_of(&app)?;
         let manifest = match record.point.origin {
-            backstay_model::Origin::Foreign => None,
-            _ => Manifest::load(&points.vault.vault.reader()?, &record.tree.parse()?).map_err(refused)?,
+            Origin::Foreign => None,
+            _ => {
+                let found = Manifest::load(&points.vault.vault.reader()?, &record.tree.parse()?);
+                Some(found.map_err(refused)?.ok_or_else(|| without_manifest("It is not there"))?)
+            }
         };
         Ok(Scene { points, record, app, home, select, manifest })
     }
@@ -144,10 +149,23 @@ impl Engine {
         let problems_then = scene.manifest.as_ref().map(|m| m.problems.as_slice()).unwrap_or_default();
         let root = Root::open(self.fs.clone(), &scene.home)?;
         let recorded = scene.manifest.as_ref().and_then(|m| m.filter.as_ref());
-        let filter = kept_by_restore(&*self.fs, &scene.home, &scene.app.config.excludes, recorded)?;
+        let (filter, ignored) = self.kept(scene, recorded)?;
         let protected = self.protected(scene, &live.problems);
+        // A filter goes on keeping what it names: one that the point does not have stays, one that it has is replaced.
+        // A safety point is all that there was, so an undo takes away what a restore has brought.
+        let own = file_of(&*self.fs, &scene.home)
+            .filter(|_| scene.record.point.origin != Origin::Safety)
+            .filter(|file| is_missing(&live.reader, &tree, file));
+        let then = match scene.record.point.origin {
+            Origin::Safety => Some(in_tree(&live.reader, &tree, &scene.app.config.excludes)?),
+            _ => None,
+        };
         let rules = Rules {
-            keep: &|path, is_dir| keep(&filter, path, is_dir),
+            keep: &|path, is_dir| match (kept_by(&filter, then.as_ref(), path, is_dir), own) {
+                (_, Some(file)) if path == file => Keep::Yes,
+                (Keep::No, Some(file)) if is_dir && file.starts_with(path) => Keep::MaybeBelow,
+                (other, _) => other,
+            },
             protected: &protected,
             unknown: &change::unknown(&root, &live.problems),
             not_in_point: &change::not_in_point(problems_then),
@@ -155,13 +173,14 @@ impl Engine {
         };
         let side = |tree: Id, top: &Option<Node>| (tree, top.clone());
         let (live_tree, live_top) = side(live.tree, &live.top);
-        let changes = change::plan(
+        let mut changes = change::plan(
             &live.reader,
             &Side { tree: live_tree, top: live_top.as_ref() },
             &Side { tree, top: top.as_ref() },
             &rules,
             cancel,
         )?;
+        changes.problems.extend(ignored);
         Ok(RestorePlan {
             app: scene.app.name.clone(),
             home: escape(scene.home.as_os_str()),
@@ -172,6 +191,20 @@ impl Engine {
             filter: filter.rules().iter().map(|rule| rule.text.clone()).collect(),
             changes,
         })
+    }
+
+    /// What is kept by filters. One that cannot be obeyed refuses the restore, but not an undo: a restore may have brought it, and
+    /// nothing is lost, as a safety point has everything.
+    fn kept(&self, scene: &Scene, recorded: Option<&FilterRecord>) -> Result<(Filter, Option<Problem>)> {
+        let excludes = &scene.app.config.excludes;
+        match kept_by_restore(&*self.fs, &scene.home, excludes, recorded) {
+            Err(e) if e.code() == Code::FilterUnusable && scene.record.point.origin == Origin::Safety => {
+                let detail = format!("{}: it was not obeyed", e.message());
+                let problem = Problem { path: String::new(), kind: ProblemKind::Told, detail };
+                Ok((Filter::from_lines(excludes)?, Some(problem)))
+            }
+            kept => Ok((kept?, None)),
+        }
     }
 
     /// What lies in the home and must not be touched: mounts, homes of other apps, Backstay's own folders. The walk of
@@ -189,6 +222,25 @@ impl Engine {
     }
 }
 
+/// Whether a tree has a file's folder, and in it not the file.
+fn is_missing(reader: &Reader, tree: &Id, file: &Path) -> bool {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let is_dir = |folder: &Path| reader.find(tree, folder).is_ok_and(|node| node.kind == Some(Kind::Dir));
+    folder.is_none_or(is_dir) && reader.find(tree, file).is_err_and(|e| e.code() == Code::PathNotFound)
+}
+
+/// What the filter says of a path; in an undo both of now and of then, so that what one of them has let a restore replace
+/// comes back.
+fn kept_by(filter: &Filter, then: Option<&Filter>, path: &Path, is_dir: bool) -> Keep {
+    let now = keep(filter, path, is_dir);
+    match (now, then.map(|then| keep(then, path, is_dir))) {
+        (now, None) => now,
+        (Keep::No, _) | (_, Some(Keep::No)) => Keep::No,
+        (Keep::Yes, Some(Keep::Yes)) => Keep::Yes,
+        _ => Keep::MaybeBelow,
+    }
+}
+
 /// What the filter says of a path.
 fn keep(filter: &Filter, path: &Path, is_dir: bool) -> Keep {
     if filter.matches(path).is_some() {
@@ -203,6 +255,18 @@ fn keep(filter: &Filter, path: &Path, is_dir: bool) -> Keep {
 impl RestorePlan {
     /// Refuses a plan that cannot be carried out.
     pub(super) fn refuse(&self) -> Result<()> {
+        let lost = |p: &&Problem| matches!(p.kind, ProblemKind::Lost | ProblemKind::Unsafe);
+        if let Some(lost) = self.changes.problems.iter().find(lost) {
+            let path = if lost.path.is_empty() { "The content" } else { &lost.path };
+            let message = format!("{path} of the point cannot be restored: {}", lost.detail);
+            return Err(Error::new(Code::RestoreRefused, message));
+        }
+        let is_ours = |path: &Path| path.iter().any(is_workplace);
+        if let Some(step) = self.changes.steps.iter().find(|step| is_ours(&step.path)) {
+            let path = escape(step.path.as_os_str());
+            let message = format!("{path} of the point has a name that only Backstay's own folders have");
+            return Err(Error::new(Code::RestoreRefused, message));
+        }
         let Some(first) = self.changes.conflicts.first() else { return Ok(()) };
         let more = match self.changes.conflicts.len() {
             1 => String::new(),
@@ -218,11 +282,13 @@ impl RestorePlan {
 /// A point that does not say what it holds and what it left out is not put over an app.
 fn refused(e: Error) -> Error {
     match e.code() {
-        Code::VaultDamaged => {
-            Error::new(Code::RestoreRefused, "The manifest of the point cannot be read").because(e)
-        }
+        Code::VaultDamaged | Code::InvalidValue => without_manifest(e),
         _ => e,
     }
+}
+
+fn without_manifest(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::new(Code::RestoreRefused, "The manifest of the point cannot be read").because(why)
 }
 
 fn no_home(app: &App) -> Error {

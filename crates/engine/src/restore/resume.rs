@@ -1,11 +1,13 @@
 //! What a restore in place left behind that was killed.
 //!
 //! Invariants: a command that works on apps calls [`Engine::resume`] first. A restore that had not been committed is
-//! cleared away, one that had is finished; then the app is started again if it ran. Until that could be done nothing
+//! cleared away, one that had is finished; then the app is started again if it ran, and the hook after restores runs. Until that could be done nothing
 //! else works on the app ([`Engine::refuse_unfinished`]). A restore that a living process works on is left alone: its
 //! journal is locked.
 
-use backstay_model::{AppName, Code, Error, JobId, PointId, Result};
+use backstay_model::app::Moment;
+use backstay_model::{AppName, Cancel, Code, Error, JobId, PointId, Result};
+use backstay_platform::{HookTarget, run_hook};
 use backstay_tree::apply::{self, Journal, Outcome};
 use backstay_tree::path::escape;
 use jiff::Timestamp;
@@ -13,6 +15,7 @@ use serde::Serialize;
 
 use super::arrival;
 use super::in_place::Note;
+use super::safety;
 use crate::state::Engine;
 
 /// A restore that was stopped, and what became of it now.
@@ -56,6 +59,8 @@ impl Engine {
             let found = apply::recover(&self.fs, &folder)?;
             resumed.extend(found.into_iter().map(|found| self.resume_one(found)));
         }
+        // Where the vault cannot be used now, a later command does it; until then they are no way back.
+        safety::resume(self).unwrap_or_default();
         Ok(resumed)
     }
 
@@ -81,8 +86,11 @@ impl Engine {
                     apply::Side::Old => "taken back",
                 };
                 let started = self.start_noted(note.as_ref());
+                let hooked = self.hook_noted(job, note.as_ref(), journal.goal());
                 match { journal }.close() {
-                    Ok(()) => told(format!("A restore of {of} that was stopped is {side} now{started}")),
+                    Ok(()) => {
+                        told(format!("A restore of {of} that was stopped is {side} now{started}{hooked}"))
+                    }
                     Err(e) => Resumed {
                         stuck: true,
                         ..told(format!("A restore of {of} is {side}, and that cannot be noted: {e}"))
@@ -106,6 +114,27 @@ impl Engine {
         }
     }
 
+    /// Runs the hook after a restore or an undo that was stopped; what to say about it. A restore that was taken back
+    /// because the app was not well has none. It may have run before the stop: then it runs twice.
+    fn hook_noted(&self, job: JobId, note: Option<&Note>, side: apply::Side) -> String {
+        let Some(note) = note.filter(|n| side == apply::Side::New || n.new.is_some()) else {
+            return String::new();
+        };
+        let point = match side {
+            apply::Side::New => Some(note.point),
+            apply::Side::Old => note.old,
+        };
+        let about = HookTarget { job: Some(job), point, ..HookTarget::default() };
+        let ran = self
+            .known_app(note.app.as_str())
+            .and_then(|app| run_hook(&self.runtime(&app)?, Moment::AfterRestore, &about, &Cancel::new()));
+        match ran {
+            Ok(None) => String::new(),
+            Ok(Some(_)) => "; the after-restore hook has run".to_owned(),
+            Err(e) => format!("; {}", e.message()),
+        }
+    }
+
     /// Fails when a restore of the app was stopped and is not finished yet.
     pub(crate) fn refuse_unfinished(&self, app: &AppName) -> Result<()> {
         let unfinished = |kept: &apply::Kept| !kept.closed && note(kept).is_some_and(|n| n.app == *app);
@@ -125,6 +154,11 @@ impl Engine {
     }
 }
 
+/// A job of the state as a restore that can be taken back.
+pub(super) fn kept(found: &apply::Kept) -> Option<Kept> {
+    Some(Kept { job: found.job, note: note(found)?, side: found.side })
+}
+
 fn note(kept: &apply::Kept) -> Option<Note> {
     serde_json::from_value(kept.note.clone()).ok()
 }
@@ -135,7 +169,7 @@ pub(super) fn journals(engine: &Engine, app: Option<&AppName>) -> Vec<Kept> {
     let mut found: Vec<(Option<Timestamp>, Kept)> = listed
         .iter()
         .filter(|kept| kept.closed)
-        .filter_map(|kept| Some(Kept { job: kept.job, note: note(kept)?, side: kept.side }))
+        .filter_map(kept)
         .filter(|kept| app.is_none_or(|app| kept.note.app == *app))
         .map(|kept| {
             let record = engine.catalog().and_then(|c| c.job(&kept.job)).ok().flatten();

@@ -21,6 +21,7 @@ use backstay_vault::change::{Action, ChangePlan, Step};
 use super::in_place::{InPlace, InPlaceReport, Note, Outcome, told};
 use super::plan::{RestorePlan, Scene};
 use super::resume::{Kept, journals};
+use super::safety;
 use crate::job::Running;
 use crate::state::Engine;
 
@@ -88,9 +89,13 @@ impl Engine {
             (Err(e), None) => return Err(e),
         };
         let (points, kept) = points;
+        let pending = safety::pending(self)?;
         let is_target = |r: &&PointRecord| {
             let fits = kept.as_ref().is_none_or(|k| k.target() == Some(r.point.id));
-            r.point.app == app.name && r.point.origin == Origin::Safety && fits
+            r.point.app == app.name
+                && r.point.origin == Origin::Safety
+                && fits
+                && !pending.contains(&r.point.id)
         };
         match (points.records.iter().find(is_target).cloned(), kept) {
             (Some(target), kept) => Ok(Way::Point(Box::new(self.scene_of(points, target, app, None)?), kept)),
