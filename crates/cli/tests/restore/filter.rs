@@ -55,7 +55,9 @@ fn what_the_filter_in_the_target_names_stays_as_it_is() {
     let plan = world.json(&["restore", "blog", "--dry-run"]);
     let images =
         |names: &[&str]| names.iter().map(|n| format!("site/wwwroot/Images/{n}")).collect::<Vec<_>>();
-    assert_eq!(kept(&plan), images(&["2013", "2014", "brand.png"]), "{plan:#}");
+    let mut stay = images(&["2013", "2014", "brand.png"]);
+    stay.push("site/wwwroot/_backup.filter".to_owned());
+    assert_eq!(kept(&plan), stay, "{plan:#}");
     assert_eq!(plan["filter"].as_array().unwrap().len(), 3, "{plan:#}");
     let text = world.ok(&["restore", "blog", "--dry-run"]);
     assert!(text.contains("site/wwwroot/Images/2014"), "{text}");
@@ -79,7 +81,11 @@ fn a_folder_goes_around_what_is_kept_in_it() {
         world.write(&format!("blog/{path}"), path.as_bytes());
     }
     let broken = facts(&world.path("blog"));
+    let filter = canary(&world.path("blog/_backup.filter"));
     world.run(&["restore", "blog", "--yes"]).ok();
+    // The point has no filter: this one stays, so that what it names is kept the next time too.
+    assert_eq!(canary(&world.path("blog/_backup.filter")), filter);
+    assert_eq!(world.json(&["restore", "blog", "--dry-run"])["steps"], serde_json::json!([]));
     for (path, there) in [
         ("new/cache/a/b", true),
         ("new/cache/c", true),
@@ -92,8 +98,53 @@ fn a_folder_goes_around_what_is_kept_in_it() {
         assert_eq!(world.path("blog").join(path).exists(), there, "{path}");
     }
     world.run(&["undo", "blog", "--yes"]).ok();
-    // The filter is back too; it was no part of the point.
     assert_eq!(facts(&world.path("blog")), broken);
+}
+
+#[test]
+fn a_filter_that_a_restore_has_brought_goes_with_its_undo() {
+    let world = World::with_blog();
+    world.write("blog/_backup.filter", b"/cache\n");
+    world.run(&["backup", "blog"]).ok();
+    std::fs::remove_file(world.path("blog/_backup.filter")).unwrap();
+    world.write("blog/cache/x", b"the filter that comes does not keep it");
+    let now = facts(&world.path("blog"));
+    world.run(&["restore", "blog", "--yes"]).ok();
+    assert!(world.path("blog/_backup.filter").exists());
+    // By the journal, and where the app has written since, by the safety point.
+    for writes in [false, true] {
+        if writes {
+            world.run(&["restore", "blog", "--yes"]).ok();
+            world.write("blog/index.html", b"written since");
+        }
+        world.run(&["undo", "blog", "--yes"]).ok();
+        // Also what the filter names: it was no filter when the restore took it away.
+        assert_eq!(facts(&world.path("blog")), now, "written since: {writes}");
+    }
+}
+
+#[test]
+fn a_filter_in_wwwroot_stays_only_where_the_point_has_that_folder() {
+    let world = World::with_blog();
+    world.write("blog/site/wwwroot/index.php", b"then");
+    world.run(&["backup", "blog"]).ok();
+    world.write("blog/site/wwwroot/_backup.filter", b"/site/wwwroot/up\n");
+    world.write("blog/site/wwwroot/up/x", b"x");
+    world.write("blog/site/wwwroot/index.php", b"now");
+    for _ in 0..2 {
+        world.run(&["restore", "blog", "--yes"]).ok();
+        assert_eq!(fs::read(world.path("blog/site/wwwroot/index.php")).unwrap(), b"then");
+        assert_eq!(fs::read(world.path("blog/site/wwwroot/up/x")).unwrap(), b"x");
+        assert!(world.path("blog/site/wwwroot/_backup.filter").exists());
+    }
+    // To a point from before there was such a folder.
+    let world = World::with_blog();
+    world.write("blog/site", b"a file");
+    world.run(&["backup", "blog"]).ok();
+    fs::remove_file(world.path("blog/site")).unwrap();
+    world.write("blog/site/wwwroot/_backup.filter", b"# nothing\n");
+    world.run(&["restore", "blog", "--yes"]).ok();
+    assert_eq!(fs::read(world.path("blog/site")).unwrap(), b"a file");
 }
 
 #[test]

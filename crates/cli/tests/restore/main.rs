@@ -9,6 +9,7 @@ mod filter;
 mod mounts;
 mod mounts_inside;
 mod nested;
+mod runtime;
 mod surroundings;
 mod trees;
 #[path = "../program/world.rs"]
