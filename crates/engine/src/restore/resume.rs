@@ -1,9 +1,9 @@
 //! What a restore in place left behind that was killed.
 //!
 //! Invariants: a command that works on apps calls [`Engine::resume`] first. A restore that had not been committed is
-//! cleared away, one that had is finished; then the app is started again if it ran, and the hook after restores runs. Until that could be done nothing
-//! else works on the app ([`Engine::refuse_unfinished`]). A restore that a living process works on is left alone: its
-//! journal is locked.
+//! cleared away, one that had is finished; then the app is started again if it ran, and the hook after restores
+//! runs. Until that could be done nothing else works on the app ([`Engine::refuse_unfinished`]). A restore that a living
+//! process works on is left alone: its journal is locked.
 
 use backstay_model::app::Moment;
 use backstay_model::{AppName, Cancel, Code, Error, JobId, PointId, Result};

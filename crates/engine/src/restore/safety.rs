@@ -3,7 +3,7 @@
 //! Invariants: a safety point of a restore is noted in the catalog before it can exist; the note goes when the restore
 //! has ended well. As long as it is noted, no undo takes it for the way back. What a restore that failed leaves is
 //! forgotten by itself, what one that was killed leaves by the next command, and where the vault cannot be used then, by a
-//! later one. A point that a journal leads back to is never forgotten.
+//! later one. A point that a journal leads back to, or may lead back to, is never forgotten.
 //!
 //! Crash: forgetting a point is one deletion in the vault; the note goes after it. Locks: the vault's shared lock while
 //! a point is forgotten.
@@ -83,11 +83,8 @@ fn forget_all(engine: &Engine, left: &[(JobId, PointId)]) -> Result<()> {
     if left.is_empty() {
         return Ok(());
     }
-    let back: HashSet<PointId> = apply::list(&engine.fs, &engine.jobs_folder())?
-        .iter()
-        .filter_map(kept)
-        .filter_map(|kept| kept.target())
-        .collect();
+    // With a journal that cannot be read nobody knows where it leads back to.
+    let Some(back) = ways_back(engine)? else { return Ok(()) };
     let points = engine.points()?;
     for (job, point) in left {
         let record = points.records.iter().find(|r| r.point.id == *point);
@@ -97,4 +94,18 @@ fn forget_all(engine: &Engine, left: &[(JobId, PointId)]) -> Result<()> {
         engine.catalog()?.set_notes(&[(name(*job, *point), None)])?;
     }
     Ok(())
+}
+
+/// The points that journals lead back to; none when one of the journals cannot be read.
+fn ways_back(engine: &Engine) -> Result<Option<HashSet<PointId>>> {
+    let folder = engine.jobs_folder();
+    let journals = apply::list(&engine.fs, &folder)?;
+    for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+        let is_listed = |name: &str| journals.iter().any(|kept| kept.job.to_string() == name);
+        if entry.path().join("journal.json").exists() && !entry.file_name().to_str().is_some_and(is_listed) {
+            return Ok(None);
+        }
+    }
+    let kept: Option<Vec<_>> = journals.iter().map(kept).collect();
+    Ok(kept.map(|kept| kept.iter().filter_map(|kept| kept.target()).collect()))
 }

@@ -24,7 +24,7 @@ use world::World;
 pub(crate) enum Must {
     /// It is refused with this code.
     Refuse(Code),
-    /// The sound part is there; these paths are there too, those are not. The code is that of the report: none for all well.
+    /// The sound part is there; these paths are there too, those are not; whether there is something to tell.
     Restore { there: &'static [&'static str], not: &'static [&'static str], told: bool },
 }
 
@@ -33,10 +33,12 @@ pub(crate) const fn whole(there: &'static [&'static str]) -> Must {
     Must::Restore { there, not: &[], told: false }
 }
 
+type Build = dyn FnOnce(&mut Forge) -> Vec<Value>;
+
 /// A folder of a point between two sound files.
 pub(crate) struct Case {
     pub name: String,
-    pub build: Box<dyn FnOnce(&mut Forge) -> Vec<Value>>,
+    pub build: Box<Build>,
     pub must: Must,
 }
 
