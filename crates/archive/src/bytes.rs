@@ -129,6 +129,8 @@ pub(crate) struct Forward<'b> {
     start: u64,
     buffer: Vec<u8>,
     watch: Option<Watch<'b>>,
+    /// Nothing from here on is fetched before it is asked for.
+    end: u64,
 }
 
 /// Bytes fetched at a time.
@@ -136,7 +138,12 @@ const WINDOW: usize = 4 << 20;
 
 impl<'b> Forward<'b> {
     pub(crate) fn new(bytes: &'b dyn Bytes, start: u64, watch: Option<Watch<'b>>) -> Self {
-        Forward { bytes, start, buffer: Vec::new(), watch }
+        Forward { bytes, start, buffer: Vec::new(), watch, end: bytes.size() }
+    }
+
+    /// For a reader that wants little of what lies behind `end`.
+    pub(crate) fn until(self, end: u64) -> Self {
+        Forward { end: end.min(self.end), ..self }
     }
 
     /// Exactly the bytes `[offset, offset + len)`; `offset` not before an earlier one. What lies between is watched too.
@@ -175,7 +182,8 @@ impl<'b> Forward<'b> {
             let message = format!("{} ends after {} bytes", self.bytes.name(), self.bytes.size());
             return Err(Error::new(Code::ArchiveDamaged, message));
         }
-        let want = want.max(WINDOW).min(left);
+        let ahead = usize::try_from(self.end.saturating_sub(at)).unwrap_or(usize::MAX).min(WINDOW);
+        let want = want.max(ahead).min(left);
         self.buffer.resize(have + want, 0);
         let room = self.buffer.get_mut(have..).unwrap_or_default();
         self.bytes.read_at(room, at)?;

@@ -26,6 +26,9 @@ use crate::zip::read::{Central, local_len};
 
 mod foreign;
 
+/// Bytes of extra fields that a local header has, about.
+const EXTRA: u64 = 256;
+
 /// Lines of [`METADATA`] as they are unpacked.
 pub(crate) struct Lines {
     partial: Vec<u8>,
@@ -183,6 +186,31 @@ impl Contents {
         self.read_with(&mut from, &mut Unpacker::new(), node, receive)
     }
 
+    /// Gives the content of several files of the home, by their numbers among [`Contents::nodes`], each with its number:
+    /// first all of one, then all of the next, in the order in which they lie ([`Contents::place`]).
+    pub fn read_nodes(
+        &self,
+        numbers: &[usize],
+        receive: &mut dyn FnMut(usize, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let node = |number: &usize| self.nodes.get(*number);
+        let mut order: Vec<(u64, usize)> =
+            numbers.iter().filter_map(|n| Some((self.place(node(n)?), *n))).collect();
+        order.sort_unstable();
+        let last = order.last().and_then(|(_, n)| self.entries.get(node(n)?.entry?));
+        let end = last.map_or(0, |entry| {
+            let header = LOCAL_LEN as u64 + entry.name.len() as u64 + EXTRA;
+            entry.offset.saturating_add(header).saturating_add(entry.packed)
+        });
+        let mut from = Forward::new(&*self.zip, 0, None).until(end);
+        let mut unpacker = Unpacker::new();
+        for (_, number) in order {
+            let Some(node) = node(&number) else { continue };
+            self.read_with(&mut from, &mut unpacker, node, &mut |bytes| receive(number, bytes))?;
+        }
+        Ok(())
+    }
+
     /// The same with what is kept between entries. `from` goes forwards only.
     pub(crate) fn read_with(
         &self,
@@ -198,7 +226,8 @@ impl Contents {
     }
 
     /// Where an entry lies: reading in the order of the places reads forwards.
-    pub(crate) fn place(&self, node: &Node) -> u64 {
+    #[must_use]
+    pub fn place(&self, node: &Node) -> u64 {
         node.entry.and_then(|n| self.entries.get(n)).map_or(0, |entry| entry.offset)
     }
 

@@ -46,6 +46,8 @@ pub struct Verified {
     pub integrity: Option<Integrity>,
     /// The manifest, where there is one that is whole.
     pub manifest: Option<Manifest>,
+    /// Of all bytes of the zip, where they could be read.
+    pub sha256: Option<[u8; 32]>,
     contents: Option<Contents>,
 }
 
@@ -94,6 +96,7 @@ struct Check<'a> {
     progress: &'a dyn Progress,
     cancel: &'a Cancel,
     findings: Findings,
+    sha256: Option<[u8; 32]>,
 }
 
 /// Looks at a zip and, where there is one, its manifest.
@@ -124,14 +127,16 @@ pub fn verify(
     }
     let (manifest, integrity) = read.unzip();
     let vouched = manifest.is_some();
-    let mut check = Check { zip, manifest: manifest.as_ref(), vouched, checks, progress, cancel, findings };
+    let mut check =
+        Check { zip, manifest: manifest.as_ref(), vouched, checks, progress, cancel, findings, sha256: None };
     let contents = check.run(dumps)?;
+    let sha256 = check.sha256;
     let mut findings = check.findings;
     if !findings.any_fatal() && contents.is_none() {
         findings.push(Finding::of_archive(Flaw::Archive, "it cannot be read"));
     }
     let contents = contents.map(|contents| contents.with_manifest(manifest.clone()));
-    Ok(Verified { findings: findings.into_list(), integrity, manifest, contents })
+    Ok(Verified { findings: findings.into_list(), integrity, manifest, sha256, contents })
 }
 
 impl Check<'_> {

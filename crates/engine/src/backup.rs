@@ -229,6 +229,8 @@ impl Engine {
             problems,
             filter,
             sparse: tree.sparse,
+            databases: Vec::new(),
+            archive: None,
         };
         writer.save_bytes(FILE, &manifest.to_json()?)?;
         let failed = manifest.problems.iter().any(|p| p.kind.is_failure());
@@ -375,6 +377,7 @@ pub fn problem_name(kind: ProblemKind) -> &'static str {
         ProblemKind::Grew => "grew while read",
         ProblemKind::Filter => "not obeyed",
         ProblemKind::Unmatched => "names nothing",
+        ProblemKind::Sealed => "sealed, not opened",
         _ => "to be looked at",
     }
 }

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::job::{Done, Task, run};
-use crate::manifest::{CONTENT, Manifest};
+use crate::manifest::{ArchiveRecord, CONTENT, Manifest, SavedDatabase};
 use crate::points::Found;
 use crate::select::Selector;
 use crate::state::Engine;
@@ -50,6 +50,10 @@ pub struct ManifestView {
     pub sparse_files: usize,
     /// What a person should know.
     pub problems: Vec<Problem>,
+    /// The dumps of databases in it.
+    pub databases: Vec<SavedDatabase>,
+    /// The archive that it was brought in from.
+    pub archive: Option<ArchiveRecord>,
 }
 
 /// An entry of a point.
@@ -169,6 +173,8 @@ impl Engine {
             program: m.program,
             sparse_files: m.sparse.len(),
             problems: m.problems,
+            databases: m.databases,
+            archive: m.archive,
         });
         Ok(PointDetails { point: record, manifest })
     }
@@ -288,6 +294,7 @@ fn read_all(
     cancel: &Cancel,
 ) -> Result<VerifyReport> {
     let root: Id = record.tree.parse()?;
+    let foreign = record.point.origin == Origin::Foreign;
     let mut report = VerifyReport { point: record, files: 0, blobs: 0, bytes: 0, problems: Vec::new() };
     let seen: Mutex<Seen> = Mutex::default();
     let lost = Mutex::new(Vec::new());
@@ -321,8 +328,8 @@ fn read_all(
             match node {
                 Err(e) => found(path, e.to_string()),
                 Ok(node) if node.kind == Some(Kind::File) => {
-                    // The manifest is read as well, and is no file of the app.
-                    files += u64::from(path != Path::new(crate::manifest::FILE));
+                    // The manifest and the dumps are read as well, and are no files of the app.
+                    files += u64::from(path.starts_with(CONTENT) || foreign);
                     let gone = |_| Error::new(Code::Internal, "The readers have ended");
                     send.send((path.to_owned(), node.clone())).map_err(gone)?;
                 }

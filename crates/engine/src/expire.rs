@@ -135,8 +135,11 @@ impl Engine {
         let points = self.points()?;
         let wanted = request.app.map(|app| self.listed_app(app, &points)).transpose()?;
         let now = self.clock.now();
-        let newest =
-            points.records.iter().filter(|r| r.point.origin != Origin::Foreign).map(|r| r.point.time);
+        let newest = points
+            .records
+            .iter()
+            .filter(|r| !matches!(r.point.origin, Origin::Foreign | Origin::Imported))
+            .map(|r| r.point.time);
         let (reading, newest) = (self.reading(now), newest.max());
         let judge = |memory: &mut Memory| memory.clock.judge(&reading, newest);
         let trust = match request.dry_run {

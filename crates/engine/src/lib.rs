@@ -10,6 +10,7 @@
 mod adopt;
 mod alerts;
 mod apps;
+mod archive;
 mod backup;
 mod browse;
 mod config;
@@ -37,6 +38,8 @@ mod status;
 pub use adopt::FOREIGN;
 pub use alerts::AlertView;
 pub use apps::{AppChange, AppDetails, NewApp, Operated};
+pub use archive::{ArchiveSource, ExportReport, ExportRequest, ImportReport, ImportRequest, SealBy};
+pub use backstay_archive::Name as ArchiveName;
 pub use backstay_catalog::{App, Clock, LogLine, ManualClock, PointRecord, SystemClock};
 pub use backstay_platform::{Condition as AppCondition, Healthy, State as AppState};
 pub use backstay_tree::fs::Kind;
@@ -57,7 +60,7 @@ pub use kit::{PASSPHRASE_MIN, check_passphrase};
 pub use maintain::{
     Affected, CheckResult, Compared, CopyResult, PruneResult, RepairResult, VaultStats, shown_path,
 };
-pub use manifest::Manifest;
+pub use manifest::{ArchiveRecord, Manifest, Proof, SavedDatabase, StepRecord};
 pub use notify::{Delivery, Event, Message};
 pub use points::{DamagedSnapshot, Listing};
 pub use recover::{Attached, Exported, Made, Places};

@@ -20,6 +20,12 @@ use crate::filter::FilterRecord;
 pub(crate) const FILE: &str = "backstay.json";
 /// Name of the app's home in a point's root.
 pub(crate) const CONTENT: &str = "content";
+/// Name of the folder of dumps in a point's root.
+pub(crate) const DATABASES: &str = "databases";
+/// Name of the app's settings in a point's root.
+pub(crate) const SETTINGS: &str = "settings.json";
+/// The same where they came sealed and could not be opened.
+pub(crate) const SETTINGS_SEALED: &str = "settings.age";
 const VERSION: u32 = 1;
 
 /// What a point says about itself.
@@ -53,6 +59,88 @@ pub struct Manifest {
     /// Files with holes and where they have data.
     #[serde(default)]
     pub sparse: Vec<SparseFile>,
+    /// The dumps in [`DATABASES`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub databases: Vec<SavedDatabase>,
+    /// The archive that the point was brought in from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<ArchiveRecord>,
+}
+
+/// A dump of a linked database in a point.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedDatabase {
+    /// The name of the connection in the app's settings.
+    pub connection: String,
+    /// The database's own name.
+    pub name: String,
+    /// `PostgreSql`, `MySql`, `Sqlite`, `SqlServer`.
+    pub kind: String,
+    /// The server's version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The dump's name in [`DATABASES`].
+    pub file: String,
+}
+
+/// What a point that was brought in from an archive remembers of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveRecord {
+    /// The zip, as it was named.
+    pub name: String,
+    /// SHA-256 of the zip.
+    pub sha256: String,
+    /// What vouched for it.
+    pub proof: Proof,
+    /// When it was brought in.
+    pub imported: Timestamp,
+    /// The point of another vault that it was a copy of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub point: Option<PointId>,
+    /// The app's slot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<String>,
+    /// Host names under which the app was known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_names: Vec<String>,
+    /// How far files and databases belong to the same moment, in a word.
+    #[serde(default)]
+    pub consistency: String,
+    /// What was read when.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepRecord>,
+    /// The age recipients of settings that were not opened; empty for a passphrase; none where they were opened or there are
+    /// none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed_for: Option<Vec<String>>,
+}
+
+/// What vouches for an archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Proof {
+    /// Its manifest, signed by this server.
+    Signed,
+    /// Its manifest, signed by a server whose key is not known here.
+    UnknownKey,
+    /// Its manifest, which nobody signed.
+    Unsigned,
+    /// Nothing: it has no manifest of Backstay's.
+    Nothing,
+}
+
+/// Something that was read for an archive, and when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// `files`, `database`, `files-delta`.
+    pub what: String,
+    /// Begin.
+    pub started: Timestamp,
+    /// End.
+    pub ended: Timestamp,
+    /// Where a database stood: its log position, as it names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<String>,
 }
 
 impl Manifest {

@@ -77,6 +77,7 @@ pub(crate) fn tags(app: &AppName, id: &PointId, origin: Origin, status: PointSta
     let origin = match origin {
         Origin::Automatic => "automatic",
         Origin::Safety => "safety",
+        Origin::Imported => "imported",
         _ => "manual",
     };
     let mut tags =
@@ -136,6 +137,7 @@ fn own(snapshot: &Snapshot) -> Option<(PointId, AppName, Origin)> {
         "automatic" => Origin::Automatic,
         "safety" => Origin::Safety,
         "manual" => Origin::Manual,
+        "imported" => Origin::Imported,
         _ => return None,
     };
     let app: AppName = snapshot.tag("app")?.parse().ok()?;
@@ -341,12 +343,14 @@ pub(crate) fn short_lock(vault: &Vault, cancel: &Cancel) -> Result<Lock> {
     vault.lock(Strength::Shared, WAIT, cancel)
 }
 
-/// The apps that points tell of, each with the home of its newest point.
-fn apps_of(records: &[PointRecord]) -> Vec<App> {
+/// The apps that points tell of, each with the home of its newest point. A home that an archive tells of is that of
+/// another machine, or of whoever made the archive: it is never taken for one of this machine.
+pub(crate) fn apps_of(records: &[PointRecord]) -> Vec<App> {
     let mut newest: BTreeMap<&AppName, &PointRecord> = BTreeMap::new();
+    let rank = |r: &PointRecord| (r.point.origin != Origin::Imported, r.point.time);
     for record in records.iter().filter(|r| r.point.origin != Origin::Foreign) {
         let at = newest.entry(&record.point.app).or_insert(record);
-        if at.point.time < record.point.time {
+        if rank(at) < rank(record) {
             *at = record;
         }
     }
@@ -354,7 +358,8 @@ fn apps_of(records: &[PointRecord]) -> Vec<App> {
     let app = |(name, record): (&AppName, &PointRecord)| {
         let home =
             record.paths.first().and_then(|p| backstay_tree::path::unescape(p)).map(std::path::PathBuf::from);
-        let home = home.filter(|h| h.is_absolute() && homes.insert(h.clone()));
+        let is_here = record.point.origin != Origin::Imported;
+        let home = home.filter(|h| is_here && h.is_absolute() && homes.insert(h.clone()));
         App::new(name.clone(), home, "folder", record.point.time)
     };
     newest.into_iter().map(app).collect()
@@ -380,6 +385,7 @@ mod tests {
             (Origin::Manual, PointStatus::Succeeded),
             (Origin::Automatic, PointStatus::PartiallySucceeded),
             (Origin::Safety, PointStatus::Succeeded),
+            (Origin::Imported, PointStatus::PartiallySucceeded),
         ] {
             let mut it = snapshot(&[]);
             it.tags = tags(&app, &id, origin, status);

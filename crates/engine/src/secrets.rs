@@ -10,7 +10,7 @@ use age::secrecy::ExposeSecret as _;
 use backstay_model::{Code, Error, Result, Secret};
 use backstay_tree::fs::FileSystem;
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 
 use crate::private;
@@ -29,6 +29,9 @@ pub(crate) struct Secrets {
     /// What is sealed for this server opens with it.
     #[serde(with = "plain")]
     pub age_identity: Secret,
+    /// The seed of the key that signs archives (base64); made when it is first needed.
+    #[serde(default, with = "maybe", skip_serializing_if = "Option::is_none")]
+    pub signing_key: Option<Secret>,
     /// The vault these secrets belong to, once it is known to exist.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vault: Option<VaultRef>,
@@ -58,6 +61,7 @@ impl Secrets {
             version: VERSION,
             vault_password,
             age_identity: Secret::new(identity.to_string().expose_secret()),
+            signing_key: Some(Secret::new(STANDARD.encode(random::<32>()?))),
             vault: None,
             other: serde_json::Map::new(),
         })
@@ -97,13 +101,20 @@ impl Secrets {
 
     /// Writes the same secrets with changed details.
     pub fn update(&self, fs: &dyn FileSystem, folder: &Path) -> Result<()> {
-        let differs =
-            |b: &Self| b.vault_password != self.vault_password || b.age_identity != self.age_identity;
-        if Self::load(folder)?.is_some_and(|before| differs(&before)) {
+        let before = Self::load(folder)?;
+        let differs = |b: &Self| {
+            let other_key =
+                b.signing_key.is_some() && self.signing_key.is_some() && b.signing_key != self.signing_key;
+            b.vault_password != self.vault_password || b.age_identity != self.age_identity || other_key
+        };
+        if before.as_ref().is_some_and(differs) {
             let message = format!("{} holds other secrets", folder.join(FILE).display());
             return Err(Error::new(Code::AlreadyExists, message));
         }
-        private::replace(fs, folder, FILE, &self.to_json()?)
+        let mut new = self.clone();
+        // Another process may have made it since these were read.
+        new.signing_key = new.signing_key.or_else(|| before?.signing_key);
+        private::replace(fs, folder, FILE, &new.to_json()?)
     }
 
     fn to_json(&self) -> Result<Vec<u8>> {
@@ -118,6 +129,24 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
     getrandom::fill(&mut bytes)
         .map_err(|e| Error::new(Code::System, "The system gives no random numbers").because(e.to_string()))?;
     Ok(bytes)
+}
+
+/// The same, where it may be missing.
+mod maybe {
+    use backstay_model::Secret;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde asks for it")]
+    pub(super) fn serialize<S: Serializer>(secret: &Option<Secret>, s: S) -> Result<S::Ok, S::Error> {
+        match secret {
+            Some(secret) => s.serialize_some(secret.reveal()),
+            None => s.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Secret>, D::Error> {
+        Ok(Option::<String>::deserialize(d)?.map(Secret::new))
+    }
 }
 
 /// A secret in the one file that holds it.

@@ -29,6 +29,10 @@ pub enum JobKind {
     Repair,
     /// Copies points to another vault.
     Copy,
+    /// Brings an archive into the vault.
+    Import,
+    /// Writes a point as an archive.
+    Export,
 }
 
 /// Where a job stands.

@@ -16,6 +16,8 @@ pub enum Origin {
     Manual,
     /// Taken by Backstay before something dangerous.
     Safety,
+    /// Brought in from an archive; kept until deleted.
+    Imported,
     /// A snapshot in the vault that Backstay did not write (restic or rustic did).
     Foreign,
 }
@@ -64,6 +66,8 @@ pub enum ProblemKind {
     Unhealthy,
     /// A hook of the app failed after the work was done.
     Hook,
+    /// It is sealed, and nothing that was given opens it.
+    Sealed,
     /// Something that went as it should and that a person should hear of. Not a failure.
     Told,
 }

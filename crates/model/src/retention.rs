@@ -86,6 +86,8 @@ pub enum Keep {
     Safety,
     /// Asked for by a person: stays until it is deleted.
     Manual,
+    /// Brought in from an archive: stays until it is deleted.
+    Imported,
     /// Pinned; it would go otherwise.
     Pinned,
     /// The newest restorable point; it would go otherwise.
@@ -140,6 +142,7 @@ fn by_age(
 ) -> Verdict {
     match point.origin {
         Origin::Manual => return Verdict::Keep(Keep::Manual),
+        Origin::Imported => return Verdict::Keep(Keep::Imported),
         Origin::Foreign => return Verdict::Keep(Keep::Foreign),
         Origin::Automatic | Origin::Safety => {}
     }
@@ -166,9 +169,10 @@ fn is_past(point: &Entry, now: Timestamp, hours: i64) -> bool {
     now.duration_since(point.time) >= SignedDuration::from_hours(hours)
 }
 
-/// The newest whole point, or the newest of all where none is whole.
+/// The newest whole point that was taken of the app itself, or the newest of all where none is whole.
 fn newest_restorable(points: &[Entry]) -> Option<usize> {
-    let own = points.iter().enumerate().filter(|(_, p)| p.origin != Origin::Foreign);
+    let own =
+        points.iter().enumerate().filter(|(_, p)| !matches!(p.origin, Origin::Foreign | Origin::Imported));
     own.max_by_key(|(_, p)| (p.status == PointStatus::Succeeded, p.time, p.id)).map(|(at, _)| at)
 }
 

@@ -12,6 +12,7 @@ mod file_index;
 mod folder;
 mod handle;
 mod leave_out;
+mod listing;
 mod past;
 mod queue;
 mod read;
@@ -36,6 +37,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 
 pub use leave_out::Filtered;
+pub use listing::{Listed, Listing, Receive};
 pub use survey::{Survey, survey};
 pub use walk::SparseFile;
 
@@ -333,6 +335,12 @@ impl SnapshotWriter {
             }
         }
         worker.end();
+        self.add_document(name, content, size);
+        Ok(size)
+    }
+
+    /// Puts what was stored into the snapshot as `name` or `group/name`.
+    fn add_document(&mut self, name: &str, content: Vec<Id>, size: u64) {
         let time = file_time(self.started);
         let (group, name) = name.rsplit_once('/').map_or((None, name), |(g, n)| (Some(g), n));
         let node = Node { name: name.into(), kind: Some(Kind::File), content, size, ..document(time) };
@@ -340,7 +348,6 @@ impl SnapshotWriter {
             Some(group) => self.groups.entry(group.to_owned()).or_default().push(node),
             None => self.nodes.push(node),
         }
-        Ok(size)
     }
 
     /// Writes the snapshot: the one step that makes the point exist.

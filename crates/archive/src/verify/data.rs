@@ -29,8 +29,8 @@ impl Check<'_> {
         let mut whole = Sha256::new();
         let zip = std::sync::Arc::clone(&self.zip);
         let mut watch = |bytes: &[u8]| whole.update(bytes);
-        let watch: Option<Watch<'_>> = if self.vouched { Some(&mut watch) } else { None };
-        let mut from = Forward::new(&*zip, 0, watch);
+        let watch: Watch<'_> = &mut watch;
+        let mut from = Forward::new(&*zip, 0, Some(watch));
         let mut unpacker = Unpacker::new();
         let mut seen = Seen::new(entries.len());
         for (place, number) in order.iter().enumerate() {
@@ -42,8 +42,10 @@ impl Check<'_> {
             self.progress.done(1, entry.size);
         }
         from.finish()?;
+        let sha256 = <[u8; 32]>::from(whole.finalize());
+        self.sha256 = Some(sha256);
         if let Some(manifest) = self.manifest
-            && <[u8; 32]>::from(whole.finalize()) != manifest.zip.sha256
+            && sha256 != manifest.zip.sha256
             && !self.findings.any_fatal()
         {
             let detail =

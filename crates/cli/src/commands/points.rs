@@ -33,6 +33,7 @@ pub fn origin(origin: Origin) -> &'static str {
         Origin::Automatic => "automatic",
         Origin::Manual => "manual",
         Origin::Safety => "safety",
+        Origin::Imported => "imported",
         Origin::Foreign => "foreign",
         _ => "other",
     }

@@ -418,7 +418,8 @@ pub(crate) fn is_whole(extents: Option<&Extents>, size: u64) -> bool {
     extents.is_none_or(|e| *e == [(0, size)])
 }
 
-fn without_small_holes(extents: &[(u64, u64)]) -> Vec<(u64, u64)> {
+/// Ranges of data with the holes between them that are worth skipping.
+pub(crate) fn without_small_holes(extents: &[(u64, u64)]) -> Vec<(u64, u64)> {
     let mut out: Vec<(u64, u64)> = Vec::with_capacity(extents.len());
     for (start, end) in extents {
         match out.last_mut() {
