@@ -7,8 +7,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 mod app;
+mod archive;
 
 pub use app::{App, AppFlags, Switch};
+pub use archive::{Export, FromArchive, Import};
 
 const POINTS: &str = "POINT is an id or a unique prefix of one, `latest`, `latest~2` (safety points do not count), or a time (the newest \
                       point not after it).";
@@ -78,6 +80,11 @@ pub enum Command {
     /// Read all data of a recovery point and say whether it is whole
     #[command(after_help = POINTS)]
     Verify(PointRef),
+    /// Write a recovery point as an archive that anybody can open: NAME.zip and NAME.xml
+    #[command(after_help = POINTS)]
+    Export(Export),
+    /// Bring an archive into the vault as a recovery point
+    Import(Import),
     /// Look after the vault
     #[command(subcommand)]
     Vault(Vault),
@@ -170,8 +177,17 @@ pub struct Diff {
 
 #[derive(Args, Debug)]
 pub struct Restore {
+    /// The app [with an archive: by default the one that it names]
+    #[arg(required_unless_present_any = ["file", "container"])]
+    pub app: Option<String>,
+    /// The point [default: latest]
+    #[arg(conflicts_with_all = ["file", "container"])]
+    pub point: Option<String>,
+    /// Restore this archive (a zip, its xml beside it): it is brought into the vault as a point first
+    #[arg(long, value_name = "ZIP", conflicts_with = "container")]
+    pub file: Option<PathBuf>,
     #[command(flatten)]
-    pub at: PointRef,
+    pub from: FromArchive,
     /// Another app instead: one that exists goes to the point, a name that is free becomes a new app
     #[arg(long, value_name = "APP2")]
     pub to: Option<String>,

@@ -1,6 +1,7 @@
 //! One file per group of commands: from arguments to a use case of the engine, from its result to text or JSON.
 
 pub mod app;
+pub mod archive;
 pub mod backup;
 pub mod job;
 pub mod kit;

@@ -73,7 +73,11 @@ pub fn say(text: impl AsRef<str>) {
 
 /// Tells what is only partly done, with the paths; gives the exit status.
 pub fn partial(what: &str, problems: &[Problem]) -> u8 {
-    let code = Code::PartiallySucceeded;
+    partial_as(Code::PartiallySucceeded, what, problems)
+}
+
+/// The same with a code of its own.
+pub fn partial_as(code: Code, what: &str, problems: &[Problem]) -> u8 {
     let mut lines = vec![format!("warning: {what}")];
     let line = |p: &Problem| match p.path.as_str() {
         "" => format!("  {}", p.detail),

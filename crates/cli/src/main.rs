@@ -98,6 +98,8 @@ fn run(cli: Cli, out: &mut Out) -> Result<u8> {
         Command::Pin(at) => commands::points::pin(&engine, &at, true, out),
         Command::Unpin(at) => commands::points::pin(&engine, &at, false, out),
         Command::Verify(at) => commands::points::verify(&engine, &at, out),
+        Command::Export(args) => commands::archive::export(&engine, &args, out),
+        Command::Import(args) => commands::archive::import(&engine, &args, out),
         Command::Vault(command) => commands::vault::run(&engine, command, out),
         Command::Kit(command) => commands::kit::run(&engine, command, out),
         Command::App(command) => commands::app::run(&engine, command, out),

@@ -111,6 +111,8 @@ impl Engine {
     /// Writes a recovery kit to a new file.
     pub fn kit_export(&self, file: &Path, passphrase: &Secret) -> Result<Exported> {
         let open = self.vault()?;
+        // The kit is to hold it: what it signs is known by it on the next machine too.
+        self.signing_key()?;
         let bytes = private::read(&self.secrets_file())?.unwrap_or_default();
         let secrets = Secrets::parse(&bytes)?;
         let text = String::from_utf8(bytes)

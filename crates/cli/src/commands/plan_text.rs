@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use backstay_engine::change::{Action, ChangePlan, Extent, Step};
 use backstay_engine::{InPlaceReport, Kind, PointRecord, RestorePlan, escape};
+use backstay_model::Origin;
 
 use crate::text::{count, duration, number, size, time};
 
@@ -77,11 +78,10 @@ pub fn done(report: &InPlaceReport) -> String {
 /// Where a plan leads, in words.
 fn goal(plan: &RestorePlan) -> String {
     match &plan.point {
-        Some(PointRecord { point, .. }) if point.app == plan.app => {
-            format!("point {} ({})", point.id.short(), time(point.time))
-        }
         Some(PointRecord { point, .. }) => {
-            format!("point {} of `{}` ({})", point.id.short(), point.app, time(point.time))
+            let of = if point.app == plan.app { String::new() } else { format!(" of `{}`", point.app) };
+            let from = if point.origin == Origin::Imported { ", from an archive" } else { "" };
+            format!("point {}{of} ({}{from})", point.id.short(), time(point.time))
         }
         None => "what its last restore replaced".to_owned(),
     }

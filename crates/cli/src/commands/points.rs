@@ -139,6 +139,10 @@ fn details_text(details: &PointDetails) -> String {
     rows.push(("Snapshot", point.snapshot.clone()));
     if let Some(manifest) = &details.manifest {
         rows.push(("Written by", manifest.program.clone()));
+        rows.extend(
+            manifest.archive.iter().map(|a| ("Archive", format!("{}, SHA-256 {}", a.name, a.sha256))),
+        );
+        rows.extend(manifest.databases.iter().map(|d| ("Database", d.file.clone())));
         let shown = manifest.problems.iter().take(100);
         rows.extend(shown.map(|p| ("Note", format!("{}: {} ({})", p.path, problem_name(p.kind), p.detail))));
         if manifest.problems.len() > 100 {

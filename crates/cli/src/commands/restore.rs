@@ -6,9 +6,9 @@
 use std::path::Path;
 
 use backstay_engine::{Engine, InPlace, InPlaceReport, RestorePlan, RestoreReport, RestoreRequest, Selector};
-use backstay_model::{AppName, Code, Result};
+use backstay_model::{AppName, Code, Error, Result};
 
-use super::plan_text;
+use super::{archive, plan_text};
 use crate::args;
 use crate::ask;
 use crate::failure::{partial, say};
@@ -19,21 +19,54 @@ use crate::text::{count, duration, size, time};
 
 /// Restores a point: over its app, over another, as a new app, or out into a folder.
 pub fn run(engine: &Engine, args: &args::Restore, out: &mut Out) -> Result<u8> {
-    let point = args.at.point.parse()?;
-    let request = RestoreRequest { app: &args.at.app, point: &point, paths: &args.paths };
     let to = args.to.as_deref().map(str::parse::<AppName>).transpose()?;
     let known = match &to {
         Some(name) => engine.apps()?.iter().any(|a| a.name == *name),
         None => false,
     };
-    match (&to, args.directory.as_deref()) {
-        (Some(name), home) if !known => new_app(engine, &request, name, home, args, out),
-        (Some(_), Some(_)) => Err(backstay_model::Error::new(
-            Code::Usage,
-            "--directory goes with --to only for the home of a new app",
-        )),
-        (None, Some(directory)) => to_directory(engine, &request, directory, args, out),
-        (target, None) => in_place(engine, &request, target.as_ref(), args, out),
+    let Some(archive) = archive::source(engine, args.file.as_deref(), &args.from)? else {
+        let point = args.point.as_deref().unwrap_or("latest").parse()?;
+        let app = args.app.as_deref().unwrap_or_default();
+        let request = RestoreRequest { app, point: &point, paths: &args.paths };
+        return restore(engine, &request, (to.as_ref(), known), args, out);
+    };
+    let app = args.app.as_deref().map(str::parse::<AppName>).transpose()?;
+    // What cannot be done is told before anything is brought in.
+    if args.directory.is_some() || (to.is_some() && !known) {
+        refuse_dry_run(args)?;
+    } else if let Some(app) = app.as_ref().filter(|_| to.is_none())
+        && !engine.apps()?.iter().any(|a| a.name == *app)
+    {
+        return Err(Error::new(Code::AppNotFound, format!("There is no app `{app}`"))
+            .advise("`--to NAME` makes a new app of the archive, `--directory DIR` brings its files out."));
+    }
+    let report = archive::bring_in(engine, &archive, &args.from, app.as_ref())?;
+    say(archive::imported(&report));
+    archive::tell(&report);
+    let point = Selector::Id(report.point.point.id.to_string());
+    let request = RestoreRequest { app: report.point.point.app.as_str(), point: &point, paths: &args.paths };
+    let status = restore(engine, &request, (to.as_ref(), known), args, out)?;
+    Ok(match archive::sealed(&report) {
+        Some(sealed) if status == 0 => sealed,
+        _ => status,
+    })
+}
+
+/// Restores a point of the vault.
+fn restore(
+    engine: &Engine,
+    request: &RestoreRequest<'_>,
+    (to, known): (Option<&AppName>, bool),
+    args: &args::Restore,
+    out: &mut Out,
+) -> Result<u8> {
+    match (to, args.directory.as_deref()) {
+        (Some(name), home) if !known => new_app(engine, request, name, home, args, out),
+        (Some(_), Some(_)) => {
+            Err(Error::new(Code::Usage, "--directory goes with --to only for the home of a new app"))
+        }
+        (None, Some(directory)) => to_directory(engine, request, directory, args, out),
+        (target, None) => in_place(engine, request, target, args, out),
     }
 }
 
