@@ -25,7 +25,7 @@ use crate::state::{Engine, OpenVault};
 
 /// The tag all points of Backstay have.
 const MARK: &str = "backstay";
-const PINNED: &str = "pinned";
+pub(crate) const PINNED: &str = "pinned";
 const PARTIAL: &str = "status=partial";
 /// How long a short command waits for another program to give the vault free.
 pub(crate) const WAIT: Duration = Duration::from_secs(30);

@@ -1,4 +1,4 @@
-//! Real `kill -9` of the built program: spread evenly over the measured duration of a backup, a delete, a prune, a
+//! Real `kill -9` of the built program: spread evenly over the measured duration of a backup, a delete, an import, a prune, a
 //! restore over an app and its undo, and right after the n-th system call that changes something.
 //!
 //! After every kill the next command, of whatever kind, works without help; no job stays running; the vault checks
@@ -13,6 +13,7 @@
 mod backup;
 mod calls;
 mod delete;
+mod import;
 mod kill;
 mod live;
 mod phase;

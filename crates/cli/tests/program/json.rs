@@ -43,6 +43,8 @@ fn every_command_keeps_its_shape() {
         "files blog",
         "verify blog",
         "restore blog --directory out",
+        "export blog --directory arch --name a",
+        "import arch/a.zip --app copy",
         "pin blog latest",
         "unpin blog latest",
         "delete blog latest --yes",

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
 mod apps;
+mod archive;
 mod first_run;
 mod foreign;
 mod in_place;

@@ -153,8 +153,12 @@ impl Engine {
         })
     }
 
-    fn export_scene(&self, found: Found, seal: &SealBy) -> Result<Scene> {
+    fn export_scene(&self, found: Found, by: &SealBy) -> Result<Scene> {
         let Found { vault, record } = found;
+        if let SealBy::Recipients(recipients) = by {
+            // Told also where the point has no settings to be sealed.
+            seal::seal(&[], &Seal::Recipients(recipients.clone()))?;
+        }
         let reader = Arc::new(vault.vault.reader()?);
         let root: Id = record.tree.parse()?;
         let (tree, top) = content(&reader, &record)?;
@@ -167,7 +171,7 @@ impl Engine {
                 dumps = reader.tree(&folder)?;
             }
             settings = match (named(SETTINGS), named(SETTINGS_SEALED)) {
-                (Some(open), _) => Some(self.sealed(&reader, open, seal)?),
+                (Some(open), _) => Some(self.sealed(&reader, open, by)?),
                 (None, Some(sealed)) => Some(still_sealed(&reader, sealed, manifest.as_ref())?),
                 (None, None) => None,
             };

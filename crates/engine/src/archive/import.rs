@@ -6,6 +6,7 @@
 //! often and by however many it is brought in. A home or a time that an archive tells of is believed only for show: the
 //! app gets no home by it, and no point lies in the future.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -181,10 +182,14 @@ impl Engine {
         writer.save_bytes(FILE, &manifest.to_json()?)?;
         let failed = manifest.problems.iter().any(|p| p.kind.is_failure());
         let status = if failed { PointStatus::PartiallySucceeded } else { PointStatus::Succeeded };
+        let mut tags = points::tags(app, &id, Origin::Imported, status);
+        if there.as_ref().is_some_and(|there| there.point.pinned) {
+            tags.push(points::PINNED.to_owned());
+        }
         let details = SnapshotDetails {
             time: manifest.started,
             paths: vec![if manifest.home.is_empty() { name.to_owned() } else { manifest.home.clone() }],
-            tags: points::tags(app, &id, Origin::Imported, status),
+            tags,
             parent: None,
         };
         job.still_ours()?;
@@ -325,7 +330,7 @@ impl Engine {
             told.consistency.class.clone_into(&mut record.consistency);
             record.steps = told.consistency.steps.iter().map(step_record).collect();
         }
-        let told: Vec<String> = manifest.problems.iter().map(|p| p.path.clone()).collect();
+        let told: HashSet<String> = manifest.problems.iter().map(|p| p.path.clone()).collect();
         manifest.problems.extend(listing.problems().into_iter().filter(|p| !told.contains(&p.path)));
         manifest.archive = Some(record);
         Ok(manifest)
