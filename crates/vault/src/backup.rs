@@ -37,7 +37,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 
 pub use leave_out::Filtered;
-pub use listing::{Listed, Listing, Receive};
+pub use listing::{Listed, Listing, Receive, Take};
 pub use survey::{Survey, survey};
 pub use walk::SparseFile;
 

@@ -148,23 +148,80 @@ impl Engine {
         points: &Points,
         job: &Running<'_>,
     ) -> Result<(ImportReport, String)> {
-        let id = point_id(&sound.sha256, app);
+        let id = point_id(&sound, app);
         let settings = self.settings(&sound.contents, request.passphrase)?;
-        let of_vault = |wanted: PointId| {
-            points.records.iter().find(|r| r.point.id == wanted && r.point.app == *app).cloned()
+        let there = self.find_copy(points, app, id, &sound);
+        if let Some((record, before)) = &there {
+            let sealed =
+                before.as_ref().and_then(|m| m.archive.as_ref()).is_some_and(|a| a.sealed_for.is_some());
+            if !sealed || !matches!(settings, Settings::Open(_)) {
+                let told = format!("Point {} was in the vault already", record.point.id.short());
+                return Ok((already(record.clone(), before.clone(), sound.notes, job), told));
+            }
+        }
+        let there = there.map(|(record, _)| record);
+        let new_app = self.catalog()?.app(app)?.is_none();
+        let pinned = there.as_ref().is_some_and(|there| there.point.pinned);
+        let (record, manifest, databases) =
+            self.save(name, app, (id, pinned), &sound, settings, points, job)?;
+        let changes = PointChanges { add: vec![record.clone()], remove: Vec::new() };
+        let apps = apps_of(std::slice::from_ref(&record));
+        self.catalog()?.change_points(&points.vault.id, &changes, &apps)?;
+        if let Some(sealed) = there.filter(|there| there.point.snapshot != record.point.snapshot) {
+            self.forget_point(&points.vault, &sealed, job.cancel())?;
+        }
+        let told = format!("Point {} brought in: {} files", id.short(), record.point.files);
+        let settings_sealed = manifest.archive.as_ref().is_some_and(|a| a.sealed_for.is_some());
+        let mut problems = manifest.problems;
+        problems.extend(sound.notes);
+        let report = ImportReport {
+            point: record,
+            already: false,
+            new_app,
+            archive: manifest.archive,
+            databases,
+            settings_sealed,
+            problems,
+            first_run: None,
+            job: job.id(),
+            seconds: 0.0,
         };
+        Ok((report, told))
+    }
+
+    /// The point that the archive is already, with what it says about itself.
+    fn find_copy(
+        &self,
+        points: &Points,
+        app: &AppName,
+        id: PointId,
+        sound: &Sound,
+    ) -> Option<(PointRecord, Option<Manifest>)> {
+        let of_vault = |id: PointId| points.records.iter().find(|r| r.point.id == id && r.point.app == *app);
         // A copy of a point that is still here; only our own signature says so.
         let original =
             sound.contents.manifest().and_then(|m| m.point).filter(|_| sound.proof == Proof::Signed);
-        let there = of_vault(id).or_else(|| of_vault(original?));
-        let before = there.as_ref().map(|r| self.remembered(points, r)).transpose()?.flatten();
-        let opens_now = matches!(settings, Settings::Open(_))
-            && before.as_ref().and_then(|m| m.archive.as_ref()).is_some_and(|a| a.sealed_for.is_some());
-        if let Some(record) = there.as_ref().filter(|_| !opens_now) {
-            let told = format!("Point {} was in the vault already", record.point.id.short());
-            return Ok((already(record.clone(), before, sound.notes, job), told));
-        }
-        let new_app = self.catalog()?.app(app)?.is_none();
+        let record = of_vault(id).or_else(|| of_vault(original?))?.clone();
+        // One that cannot be read is looked at by `verify`, not here.
+        let manifest = record.tree.parse().ok().and_then(|tree| {
+            let reader = points.vault.vault.reader().ok()?;
+            Manifest::load(&reader, &tree).ok().flatten()
+        });
+        Some((record, manifest))
+    }
+
+    /// Writes the snapshot. Gives the point, what it says about itself, and the names of its dumps.
+    #[allow(clippy::too_many_arguments)]
+    fn save(
+        &self,
+        name: &str,
+        app: &AppName,
+        (id, pinned): (PointId, bool),
+        sound: &Sound,
+        settings: Settings,
+        points: &Points,
+        job: &Running<'_>,
+    ) -> Result<(PointRecord, Manifest, Vec<String>)> {
         let contents = &sound.contents;
         let listing = ArchiveListing::new(contents)
             .ok_or_else(|| Error::new(Code::ArchiveUnsupported, "The archive holds no home of an app"))?;
@@ -173,7 +230,7 @@ impl Engine {
         let mut writer = vault.begin(&lock, DEFAULT_LEVEL, job.cancel())?;
         let tree = writer.save_listing(CONTENT, &listing, job)?;
         let dumps = save_dumps(&mut writer, contents, job)?;
-        let mut manifest = self.manifest_of(name, app, id, &sound, &listing)?;
+        let mut manifest = self.manifest_of(name, app, id, sound, &listing)?;
         (manifest.counts, manifest.sparse) = (tree.counts, tree.sparse);
         save_settings(&mut writer, settings, &mut manifest)?;
         for problem in &manifest.problems {
@@ -183,9 +240,7 @@ impl Engine {
         let failed = manifest.problems.iter().any(|p| p.kind.is_failure());
         let status = if failed { PointStatus::PartiallySucceeded } else { PointStatus::Succeeded };
         let mut tags = points::tags(app, &id, Origin::Imported, status);
-        if there.as_ref().is_some_and(|there| there.point.pinned) {
-            tags.push(points::PINNED.to_owned());
-        }
+        tags.extend(pinned.then(|| points::PINNED.to_owned()));
         let details = SnapshotDetails {
             time: manifest.started,
             paths: vec![if manifest.home.is_empty() { name.to_owned() } else { manifest.home.clone() }],
@@ -194,36 +249,9 @@ impl Engine {
         };
         job.still_ours()?;
         let committed = writer.commit(&lock, details, job)?;
+        // When giving it back fails, it is removed later as that of a process that is gone.
         drop(lock);
-        let record = points::record(&committed.id, &committed.snapshot)?;
-        let changes = PointChanges { add: vec![record.clone()], remove: Vec::new() };
-        self.catalog()?.change_points(&points.vault.id, &changes, &apps_of(std::slice::from_ref(&record)))?;
-        if let Some(sealed) = there.filter(|there| there.point.snapshot != record.point.snapshot) {
-            self.forget_point(&points.vault, &sealed, job.cancel())?;
-        }
-        let told = format!("Point {} brought in: {} files", id.short(), record.point.files);
-        let sealed = manifest.archive.as_ref().is_some_and(|a| a.sealed_for.is_some());
-        let mut problems = manifest.problems;
-        problems.extend(sound.notes);
-        let report = ImportReport {
-            point: record,
-            already: false,
-            new_app,
-            archive: manifest.archive,
-            databases: dumps,
-            settings_sealed: sealed,
-            problems,
-            first_run: None,
-            job: job.id(),
-            seconds: 0.0,
-        };
-        Ok((report, told))
-    }
-
-    /// What a point says about itself; none where that cannot be read.
-    fn remembered(&self, points: &Points, record: &PointRecord) -> Result<Option<Manifest>> {
-        let reader = points.vault.vault.reader()?;
-        Ok(Manifest::load(&reader, &record.tree.parse()?).ok().flatten())
+        Ok((points::record(&committed.id, &committed.snapshot)?, manifest, dumps))
     }
 
     /// The settings in an archive, opened where something opens them.
@@ -406,9 +434,12 @@ fn app_of(asked: Option<&AppName>, told: Option<&str>, zip: &str) -> Result<AppN
     Ok(name)
 }
 
-/// The same archive is the same point of an app.
-fn point_id(sha256: &[u8; 32], app: &AppName) -> PointId {
-    let hash = Id::of(&[b"backstay import 1\n", sha256.as_slice(), app.as_str().as_bytes()].concat());
+/// The same archive is the same point of an app. Without its manifest it is another one: owners, links and exact times are
+/// not believed then.
+fn point_id(sound: &Sound, app: &AppName) -> PointId {
+    let vouched = u8::from(sound.proof != Proof::Nothing);
+    let parts = [b"backstay import 1\n", sound.sha256.as_slice(), &[vouched], app.as_str().as_bytes()];
+    let hash = Id::of(&parts.concat());
     let mut bytes = [0; 16];
     for (to, from) in bytes.iter_mut().zip(hash.0) {
         *to = from;

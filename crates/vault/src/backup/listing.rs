@@ -34,6 +34,9 @@ const BATCH_FILES: usize = 512;
 /// Takes content: the number of the file and the next of its bytes.
 pub type Receive<'r> = dyn FnMut(usize, &[u8]) -> Result<()> + 'r;
 
+/// Takes the next bytes of one document.
+pub type Take<'t> = dyn FnMut(&[u8]) -> Result<()> + 't;
+
 /// A tree as a list.
 pub trait Listing: Sync {
     /// How many entries it has. The first is the root; each other one comes behind its folder.
@@ -141,7 +144,7 @@ impl SnapshotWriter {
         &mut self,
         name: &str,
         expected_bytes: u64,
-        give: &mut dyn FnMut(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
+        give: &mut dyn FnMut(&mut Take<'_>) -> Result<()>,
     ) -> Result<u64> {
         let chunker = Chunker::new(self.session.vault.master(), Sizes::for_stream(expected_bytes));
         let mut worker = self.worker()?;
@@ -183,6 +186,10 @@ impl SnapshotWriter {
                 nodes.push(node);
             }
             nodes.sort_by(|a, b| a.name.cmp(&b.name));
+            if let Some([node, ..]) = nodes.windows(2).find(|pair| matches!(pair, [a, b] if a.name == b.name))
+            {
+                return Err(refused(&listing.path(folder).join(&node.name), "is named twice"));
+            }
             let mut builder = TreeBuilder::new(std::mem::take(&mut worker.json));
             nodes.iter().for_each(|node| builder.push(node));
             let json = builder.finish();
@@ -240,6 +247,11 @@ fn holes(listing: &dyn Listing) -> Vec<SparseFile> {
     found
 }
 
+fn refused(path: &Path, why: &str) -> Error {
+    let path = escape(path.as_os_str());
+    Error::new(Code::InvalidValue, format!("The list cannot be saved: `{path}` {why}"))
+}
+
 /// What lies in which folder, and which names are of one file.
 struct Shape<'l> {
     children: Vec<Vec<usize>>,
@@ -248,10 +260,6 @@ struct Shape<'l> {
 
 impl<'l> Shape<'l> {
     fn of(listing: &'l dyn Listing) -> Result<Self> {
-        let bad = |path: &Path, why: &str| {
-            let path = escape(path.as_os_str());
-            Error::new(Code::InvalidValue, format!("The list cannot be saved: {path} {why}"))
-        };
         let mut folders: HashMap<&[u8], usize> = HashMap::new();
         let mut children: Vec<Vec<usize>> = Vec::new();
         let mut groups: HashMap<&Path, Group> = HashMap::new();
@@ -261,7 +269,7 @@ impl<'l> Shape<'l> {
             let bytes = path.as_os_str().as_bytes();
             let entry = listing.entry(number);
             if matches!(entry, Listed::Folder) && folders.insert(bytes, number).is_some() {
-                return Err(bad(path, "is named twice"));
+                return Err(refused(path, "is named twice"));
             }
             if let Listed::Further(first) = entry {
                 groups.entry(first).or_insert(Group { number: 0, names: 1 }).names += 1;
@@ -272,10 +280,10 @@ impl<'l> Shape<'l> {
             let at = bytes.iter().rposition(|b| *b == b'/').unwrap_or(0);
             let folder = folders.get(bytes.get(..at).unwrap_or_default()).copied();
             let folder = folder.and_then(|folder| children.get_mut(folder));
-            folder.ok_or_else(|| bad(path, "comes before its folder"))?.push(number);
+            folder.ok_or_else(|| refused(path, "comes before its folder"))?.push(number);
         }
         if !folders.contains_key(b"".as_slice()) {
-            return Err(bad(Path::new(""), "has no root"));
+            return Err(refused(Path::new(""), "has no root"));
         }
         for number in 0..listing.count() {
             let is_first = !matches!(listing.entry(number), Listed::Further(_) | Listed::Folder);
@@ -284,7 +292,7 @@ impl<'l> Shape<'l> {
             }
         }
         match groups.iter().find(|(_, group)| group.number == 0) {
-            Some((first, _)) => Err(bad(first, "is not there for its further names")),
+            Some((first, _)) => Err(refused(first, "is not there for its further names")),
             None => Ok(Shape { children, groups }),
         }
     }
@@ -466,5 +474,97 @@ impl<'c> Cutter<'c> {
         self.store(hole, 0, worker)?;
         worker.buffer = self.buffer;
         Ok(Content { ids: self.ids, size: self.at })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Cost;
+    use crate::{Strength, Vault};
+    use backstay_model::{Cancel, Secret, Silent};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    const FILE: Listed<'static> = Listed::File { size: 1, place: 0, sparse: None };
+
+    struct List(Vec<(&'static str, Listed<'static>)>);
+
+    impl Listing for List {
+        fn count(&self) -> usize {
+            self.0.len()
+        }
+
+        fn path(&self, number: usize) -> &Path {
+            Path::new(self.0[number].0)
+        }
+
+        fn entry(&self, number: usize) -> Listed<'_> {
+            self.0[number].1
+        }
+
+        fn node(&self, number: usize) -> Node {
+            let kind = match self.0[number].1 {
+                Listed::Folder => Kind::Dir,
+                Listed::Special => Kind::Fifo,
+                _ => Kind::File,
+            };
+            Node { kind: Some(kind), mode: 0o644, ..Node::default() }
+        }
+
+        fn read(&self, files: &[usize], receive: &mut Receive<'_>) -> Result<()> {
+            files.iter().try_for_each(|number| receive(*number, b"x"))
+        }
+    }
+
+    fn save(list: Vec<(&'static str, Listed<'static>)>) -> Result<(Vec<Node>, Counts)> {
+        let storage = Arc::new(backstay_storage::Memory::new());
+        let vault = Vault::init(storage, &Secret::new("password"), Cost::RANDOM)?;
+        let lock = vault.lock(Strength::Shared, Duration::ZERO, &Cancel::new())?;
+        let mut writer = vault.begin(&lock, 3, &Cancel::new())?;
+        let saved = writer.save_listing("content", &List(list), &Silent)?;
+        let details = super::super::SnapshotDetails {
+            time: writer.started(),
+            paths: Vec::new(),
+            tags: Vec::new(),
+            parent: None,
+        };
+        writer.commit(&lock, details, &Silent)?;
+        Ok((vault.reader()?.tree(&saved.tree)?, saved.counts))
+    }
+
+    #[test]
+    fn names_of_one_file_are_joined_and_nothing_looks_like_a_file_on_a_disk() {
+        let list = vec![
+            ("", Listed::Folder),
+            ("b", FILE),
+            ("a", Listed::Further(Path::new("b"))),
+            ("c", FILE),
+            ("p", Listed::Special),
+        ];
+        let (nodes, counts) = save(list).unwrap();
+        assert_eq!((counts.files, counts.bytes), (3, 3));
+        let told: Vec<_> =
+            nodes.iter().map(|n| (n.name.to_str().unwrap(), n.inode, n.links, n.content.len())).collect();
+        assert_eq!(told, [("a", 1, 2, 1), ("b", 1, 2, 1), ("c", 0, 1, 1), ("p", 0, 1, 0)]);
+        assert!(nodes.iter().all(|n| n.ctime == FileTime::default()));
+    }
+
+    #[test]
+    fn lists_that_are_no_tree_are_refused() {
+        let lists = [
+            vec![],
+            vec![("a", FILE)],
+            vec![("", Listed::Folder), ("x/y", FILE)],
+            vec![("", Listed::Folder), ("x", FILE), ("x/y", FILE)],
+            vec![("", Listed::Folder), ("x", FILE), ("x", FILE)],
+            vec![("", Listed::Folder), ("x", Listed::Folder), ("x", Listed::Folder)],
+            vec![("", Listed::Folder), ("b", Listed::Further(Path::new("a")))],
+            vec![("", Listed::Folder), ("b", Listed::Further(Path::new("")))],
+        ];
+        for list in lists {
+            let names: Vec<_> = list.iter().map(|(name, _)| *name).collect();
+            assert_eq!(save(list).unwrap_err().code(), Code::InvalidValue, "{names:?}");
+        }
     }
 }
