@@ -124,10 +124,9 @@ impl Engine {
                 (Code::AlreadyExists, None) => e.advise("Give it another name with --name."),
                 _ => e,
             })?;
-            let written = self.write_archive(&scene, to, name, &log, job).map_err(|e| {
+            let written = self.write_archive(&scene, to, name, &log, job).inspect_err(|_| {
                 // What stays has no manifest, so it is no backup.
                 place::remove(to, name).unwrap_or_default();
-                e
             })?;
             let short = scene.record.point.id.short();
             let report = ExportReport {
