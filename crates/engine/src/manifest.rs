@@ -88,6 +88,9 @@ pub struct SavedDatabase {
 pub struct ArchiveRecord {
     /// The zip, as it was named.
     pub name: String,
+    /// The app that it says it is of; empty without a manifest.
+    #[serde(default)]
+    pub app: String,
     /// SHA-256 of the zip.
     pub sha256: String,
     /// What vouched for it.

@@ -152,6 +152,12 @@ pub fn tell(report: &ImportReport) {
         Proof::Unsigned => say("note: the archive is whole; nobody signed it."),
         Proof::Nothing => say("note: nothing vouches for the archive: it was taken as it is."),
     }
+    if let Some(other) = report.archive.as_ref().map(|a| &a.app)
+        && !other.is_empty()
+        && *other != report.point.point.app.as_str()
+    {
+        say(format!("note: the archive is of the app `{}`.", other.escape_debug()));
+    }
     for note in report.problems.iter().filter(|p| !p.kind.is_failure()).take(5) {
         say(format!("note: {}: {}", note.path, note.detail));
     }

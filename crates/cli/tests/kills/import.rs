@@ -8,8 +8,8 @@ use crate::kill::{Blow, Spread, duration};
 use crate::phase::{BACKUP, Disk, Kind, Tally, of_backup};
 use crate::site::{Site, Template};
 
-const KILLS: u32 = 40;
-const AT_CALLS: usize = 60;
+const KILLS: u32 = 30;
+const AT_CALLS: usize = 40;
 const IMPORT: [&str; 4] = ["import", "in/shop.zip", "--app", "shop"];
 
 /// An archive of an app with files that the vault does not have, made by another machine.

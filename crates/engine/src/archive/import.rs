@@ -119,9 +119,9 @@ impl Engine {
         let first_run = open.new.then(|| self.places(&open));
         let task = Task { kind: JobKind::Import, app: Some(&app), exclusive: false };
         run(self.catalog()?, &self.clock, &task, (progress, cancel), |job| {
+            job.phase(Phase::Checking);
             if let Some((manifest, _)) = &known {
                 let bytes = manifest.entries.iter().map(|e| e.size).sum();
-                job.phase(Phase::Checking);
                 job.expect(manifest.entries.len() as u64, bytes);
             }
             let sound = look(&opened, request.accept_unverified, trust, job)?;
@@ -309,6 +309,7 @@ impl Engine {
         let now = self.clock.now();
         let mut record = ArchiveRecord {
             name: name.to_owned(),
+            app: String::new(),
             sha256: Id(sound.sha256).to_string(),
             proof: sound.proof,
             imported: now,
@@ -352,6 +353,7 @@ impl Engine {
                 filter.filter()?;
                 manifest.filter = Some(filter);
             }
+            record.app.clone_from(&told.app);
             record.point = told.point;
             record.slot.clone_from(&told.slot);
             record.host_names.clone_from(&told.host_names);

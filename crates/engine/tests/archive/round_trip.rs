@@ -132,6 +132,12 @@ fn the_same_archive_is_the_same_point_and_a_passphrase_may_come_later() {
     // Of another app it is another point.
     let other = machine.import(&zip, Some("shop"), false).unwrap();
     assert_ne!(other.point.point.id, first.point.point.id);
+    assert_eq!(other.archive.unwrap().app, "blog", "whose it is stays known");
+    // And so it is without its manifest, which is worth more than what can be told without.
+    let bare = machine.path("in/bare.zip");
+    std::fs::copy(&zip, &bare).unwrap();
+    let poorer = machine.import(&bare, Some("blog"), true).unwrap();
+    assert_ne!(poorer.point.point.id, first.point.point.id);
     // Under another name it is the same archive.
     let moved = machine.path("in/moved.zip");
     std::fs::copy(&zip, &moved).unwrap();

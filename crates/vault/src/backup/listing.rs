@@ -45,7 +45,7 @@ pub trait Listing: Sync {
     /// The path of an entry below the root; empty for the root itself.
     fn path(&self, number: usize) -> &Path;
 
-    /// What it is and its content, of a regular file with content of its own.
+    /// What an entry is.
     fn entry(&self, number: usize) -> Listed<'_>;
 
     /// Kind and metadata of an entry: all of its node but name, content, size and the numbers that join names.
@@ -89,7 +89,8 @@ struct Group {
 }
 
 impl SnapshotWriter {
-    /// Saves a listing as `name` in the snapshot's root.
+    /// Saves a listing as `name` in the snapshot's root. `InvalidValue` for one that is no tree; an error of the listing
+    /// ends the backup.
     pub fn save_listing(
         &mut self,
         name: &str,
