@@ -48,6 +48,7 @@ pub enum Credentials {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Signature {
     query: Secret,
+    starts: Option<Timestamp>,
     expires: Option<Timestamp>,
     permissions: Option<String>,
 }
@@ -56,6 +57,12 @@ impl Signature {
     /// The query, without `?`.
     pub(crate) fn query(&self) -> &Secret {
         &self.query
+    }
+
+    /// From when on it is valid, where it says so.
+    #[must_use]
+    pub fn starts(&self) -> Option<Timestamp> {
+        self.starts
     }
 
     /// Until when it is valid; none where a stored policy says so.
@@ -74,6 +81,7 @@ impl Signature {
 impl fmt::Debug for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Signature")
+            .field("starts", &self.starts)
             .field("expires", &self.expires)
             .field("permissions", &self.permissions)
             .finish_non_exhaustive()
@@ -130,7 +138,7 @@ impl Credentials {
     /// A shared access signature from a URL's query.
     pub fn signature(query: &str) -> Result<Self> {
         let query = query.trim().trim_start_matches('?');
-        let mut expires = None;
+        let (mut starts, mut expires) = (None, None);
         let mut permissions = None;
         let (mut version, mut signed, mut policy) = (false, false, false);
         for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
@@ -140,6 +148,7 @@ impl Credentials {
                 "sig" => signed = given,
                 "si" => policy = given,
                 "sp" if given => permissions = Some(value.into_owned()),
+                "st" if given => starts = Some(time(&value).ok_or_else(incomplete)?),
                 "se" if given => expires = Some(time(&value).ok_or_else(incomplete)?),
                 _ => {}
             }
@@ -147,7 +156,7 @@ impl Credentials {
         if !version || !signed || !(policy || (expires.is_some() && permissions.is_some())) {
             return Err(incomplete());
         }
-        Ok(Credentials::Signature(Signature { query: Secret::new(query), expires, permissions }))
+        Ok(Credentials::Signature(Signature { query: Secret::new(query), starts, expires, permissions }))
     }
 
     /// Until when they are valid, where that is known.

@@ -77,7 +77,7 @@ pub trait Storage: Send + Sync + fmt::Debug {
         Ok(Box::new(upload::Collected::new(self, name, mode)))
     }
 
-    /// The whole object.
+    /// The whole object. One of more than a GiB is read by ranges: object stores refuse it here (`LimitExceeded`).
     fn get(&self, name: &str) -> Result<Vec<u8>>;
 
     /// Exactly `len` bytes from `offset`; `StorageFailed` when the object is shorter.

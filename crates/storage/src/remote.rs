@@ -19,6 +19,7 @@ mod explain;
 mod failure;
 mod google;
 mod pace;
+mod pages;
 mod retry;
 mod runtime;
 mod s3;
@@ -36,6 +37,7 @@ use jiff::Timestamp;
 use self::client::Client;
 use self::explain::Explainer;
 use self::failure::{Cause, Failure};
+use self::pages::Pages;
 use self::retry::{Attempts, Budget};
 use self::service::{Page, Service, Write};
 use crate::{Bucket, Credentials, Kind, Object, Options, Put, Storage, Upload, check_name, too_short};
@@ -406,20 +408,21 @@ impl Storage for Remote {
             folder => self.inner.key(&format!("{folder}/")),
         };
         let mut from = None::<String>;
+        let (mut pages, mut objects) = (Pages::default(), 0);
         loop {
-            let (inner, folder, below, begin) =
+            let (inner, shown, below, begin) =
                 (Arc::clone(&self.inner), folder.to_owned(), prefix.clone(), from.take());
-            let page = runtime::wait(async move { inner.page(&folder, &below, begin.as_deref()).await })?;
+            let page = runtime::wait(async move { inner.page(&shown, &below, begin.as_deref()).await })?;
+            objects += page.objects.len() as u64;
             for object in page.objects {
                 if let Some(name) = self.inner.name(&object.name).filter(|_| object.name.starts_with(&prefix))
                 {
                     each(Object { name: name.to_owned(), size: object.size })?;
                 }
             }
-            match page.next {
-                Some(next) => from = Some(next),
-                None => return Ok(()),
-            }
+            let Some(next) = page.next else { return Ok(()) };
+            pages.next(&next, objects).map_err(|f| self.inner.explain.error(f, "list", folder))?;
+            from = Some(next);
         }
     }
 

@@ -86,18 +86,46 @@ fn plain(program: &Path, port: u16, dir: &Path) -> Command {
     command
 }
 
+/// What a shared access signature allows, and when, from where and how. What is empty is left out.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Terms<'a> {
+    /// In Azure's letters: `racwdl`.
+    pub permissions: &'a str,
+    /// From when.
+    pub starts: &'a str,
+    /// Until when.
+    pub expires: &'a str,
+    /// From which addresses.
+    pub addresses: &'a str,
+    /// `https`, or `https,http`.
+    pub protocol: &'a str,
+}
+
 /// A shared access signature for a container of the emulator's account, made with any key.
 #[must_use]
 pub fn signature(container: &str, permissions: &str, expires: &str, key: &str) -> String {
+    signed(container, Terms { permissions, expires, ..Terms::default() }, key)
+}
+
+/// The same with all its terms.
+#[must_use]
+pub fn signed(container: &str, terms: Terms<'_>, key: &str) -> String {
+    let Terms { permissions, starts, expires, addresses, protocol } = terms;
     let version = "2021-12-02";
     let resource = format!("/blob/{}/{container}", Azurite::ACCOUNT);
     // Azure's order: permissions, start, expiry, resource, policy, addresses, protocol, version, kind, snapshot,
     // encryption scope, five response headers.
-    let fields = [permissions, "", expires, &resource, "", "", "", version, "c", "", "", "", "", "", "", ""];
+    let policy = "";
+    let signed = [permissions, starts, expires, &resource, policy, addresses, protocol, version, "c"];
+    let fields: Vec<_> = signed.into_iter().chain([""; 7]).collect();
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &STANDARD.decode(key).expect("a key in base64"));
     let signature = STANDARD.encode(ring::hmac::sign(&key, fields.join("\n").as_bytes()));
     let signature = signature.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D");
-    format!("sv={version}&sp={permissions}&se={}&sr=c&sig={signature}", expires.replace(':', "%3A"))
+    let optional = [("st", starts), ("se", expires), ("sip", addresses), ("spr", protocol)];
+    let optional = optional.into_iter().filter(|(_, value)| !value.is_empty());
+    let optional: String =
+        optional.map(|(name, value)| format!("&{name}={}", value.replace(':', "%3A"))).collect();
+    format!("sv={version}&sp={permissions}{optional}&sr=c&sig={signature}")
 }
 
 /// Makes `authority.pem` and, signed by it for 127.0.0.1, `leaf.pem` with `leaf.key`.

@@ -1,4 +1,7 @@
-"""Starts gcp-storage-emulator in memory on the port given, with the condition ifGenerationMatch=0 added."""
+"""Starts gcp-storage-emulator in memory on the port given, with the condition ifGenerationMatch=0 added.
+
+An upload that holds nothing yet is said to hold nothing, as the service does: by no Range at all.
+"""
 
 import sys
 from http import HTTPStatus
@@ -43,7 +46,15 @@ def finalize(response, storage, obj, data, upload_id):
     plain_finalize(response, storage, obj, data, upload_id)
 
 
+def incomplete(response, storage, upload_id, fallback_end=0):
+    response.status = objects.GoogleHTTPStatus.RESUME_INCOMPLETE
+    received = storage.get_resumable_byte_count(upload_id)
+    if received > 0:
+        response["Range"] = "bytes=0-{}".format(received - 1)
+
+
 objects.insert = insert
+objects._resumable_incomplete = incomplete
 objects._finalize_resumable_object = finalize
 
 from gcp_storage_emulator.__main__ import main  # noqa: E402

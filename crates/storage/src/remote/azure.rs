@@ -21,7 +21,9 @@ use url::Url;
 
 use super::client::{Answer, Client};
 use super::failure::{Cause, Failure};
-use super::service::{Begun, Head, MARK, Page, Part, Piece, Service, Write, range_header, whole_size};
+use super::service::{
+    Begun, Head, MARK, Page, Part, Piece, Service, Write, longest, range_header, whole_size,
+};
 use super::xml::Records;
 use crate::{Bucket, Credentials, Object, Put};
 
@@ -178,9 +180,9 @@ impl Service for Azure {
     async fn get(&self, key: &str, range: Option<(u64, u64)>) -> Result<Part, Failure> {
         let header = range.map(range_header);
         let headers: Vec<_> = header.iter().map(|h| ("x-ms-range", h.as_str())).collect();
-        let most = range.map_or(usize::MAX, |(_, len)| usize::try_from(len).unwrap_or(usize::MAX));
+        let most = longest(range);
         let answer = self.send(Method::GET, self.url(key, &[]), &headers, Bytes::new(), most).await?;
-        part(answer, range.is_some())
+        part(answer, range)
     }
 
     async fn head(&self, key: &str) -> Result<Head, Failure> {
@@ -257,12 +259,16 @@ impl Service for Azure {
 }
 
 /// The bytes of an answer to a request for a whole object or a range.
-pub(super) fn part(answer: Answer, ranged: bool) -> Result<Part, Failure> {
-    let size = match answer.header("content-range").and_then(whole_size) {
-        Some(size) if answer.status == 206 => size,
-        _ if ranged => return Err(Failure::nonsense("A whole object where a range was asked for")),
-        _ => answer.body.len() as u64,
+pub(super) fn part(answer: Answer, range: Option<(u64, u64)>) -> Result<Part, Failure> {
+    let Some((offset, _)) = range else {
+        return Ok(Part { size: answer.body.len() as u64, bytes: answer.body });
     };
+    let told = answer.header("content-range").filter(|_| answer.status == 206);
+    let told = told.ok_or_else(|| Failure::nonsense("A whole object where a range was asked for"))?;
+    if !told.starts_with(&format!("bytes {offset}-")) {
+        return Err(Failure::nonsense("Another range than was asked for"));
+    }
+    let size = whole_size(told).ok_or_else(|| Failure::nonsense("A range of an object without a size"))?;
     Ok(Part { bytes: answer.body, size })
 }
 

@@ -3,13 +3,14 @@
 //! Invariants: a client that is bound to a source address or an interface opens no connection by another path, not
 //! even after a failure; only addresses of this machine or its link (where clouds keep the tokens of a machine) are
 //! spoken to directly. An answer is taken whole or not at all: one that ends early is a failure, never a short body.
-//! Nothing here tries again.
+//! What a service states is not believed: a stated length reserves no memory beyond what was asked for, an answer that
+//! trickles is a stall, and no answer leads to another host. Nothing here tries again.
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Once};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use backstay_model::{Code, Error, Result, Secret};
@@ -28,10 +29,17 @@ use crate::Options;
 const LONGEST_ERROR: usize = 64 << 10;
 /// The longest answer of a token endpoint.
 const LONGEST_TOKEN: usize = 1 << 20;
-/// The greatest piece that is sent or accounted for at once.
-const PIECE: usize = 256 << 10;
+/// The greatest piece that is sent or accounted for at once. One must pass within the time after which a connection counts
+/// as stalled, so it is small enough for a slow link that many connections share.
+const PIECE: usize = 64 << 10;
+/// So much of an answer must come within the time after which a connection counts as stalled, or its end.
+const SLOWEST: usize = 16 << 10;
+/// The longest object that is read as a whole, into memory. Larger ones are read by ranges.
+pub(crate) const LONGEST_OBJECT: usize = 1 << 30;
+/// So much memory is reserved for an answer before it comes.
+const RESERVED: usize = 32 << 20;
 
-/// An answer with a status that means success (or 308, by which Google says "go on").
+/// An answer with a status that means success.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub status: u16,
@@ -77,10 +85,13 @@ impl Client {
     /// Sends a request and takes the answer, at most `most` bytes of it.
     pub async fn send(&self, request: HttpRequest, most: usize) -> Result<Answer, Failure> {
         let answer = self.exchange(&self.http, request, most).await?;
-        if answer.status < 300 || answer.status == 308 {
-            return Ok(answer);
-        }
-        Err(self.refused(&answer))
+        if answer.status < 300 { Ok(answer) } else { Err(self.refused(&answer)) }
+    }
+
+    /// The same, where the answer may also be 308, by which Google says that an upload may go on.
+    pub async fn send_to_session(&self, request: HttpRequest, most: usize) -> Result<Answer, Failure> {
+        let answer = self.exchange(&self.http, request, most).await?;
+        if answer.status < 300 || answer.status == 308 { Ok(answer) } else { Err(self.refused(&answer)) }
     }
 
     async fn exchange(
@@ -97,11 +108,28 @@ impl Client {
         };
         let status = response.status().as_u16();
         let headers = std::mem::take(response.headers_mut());
-        let most = if status < 300 { most } else { LONGEST_ERROR };
-        let expected = response.content_length().and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
-        let mut body = BytesMut::with_capacity(expected.min(most));
+        let body = self.body(response, if status < 300 { Some(most) } else { None }, &progress).await?;
+        Ok(Answer { status, headers, body })
+    }
+
+    /// The body of an answer: at most so much, else a failure. Of an error's body (none) as much as is read of such.
+    async fn body(
+        &self,
+        mut response: reqwest::Response,
+        most: Option<usize>,
+        progress: &Progress,
+    ) -> Result<Bytes, Failure> {
+        let limit = most.unwrap_or(LONGEST_ERROR);
+        let stated = response.content_length().unwrap_or(0);
+        if most.is_some() && stated > limit as u64 {
+            return Err(Failure::too_long(limit));
+        }
+        let expected = usize::try_from(stated).unwrap_or(usize::MAX);
+        let mut body = BytesMut::with_capacity(expected.min(limit).min(RESERVED));
+        let (mut since, mut came) = (Instant::now(), 0);
         loop {
-            let chunk = tokio::time::timeout(self.idle, response.chunk())
+            let left = self.idle.saturating_sub(since.elapsed());
+            let chunk = tokio::time::timeout(left, response.chunk())
                 .await
                 .map_err(|e| Failure::new(Cause::Timeout).because(e))?
                 .map_err(|e| {
@@ -114,17 +142,23 @@ impl Client {
                 })?;
             let Some(chunk) = chunk else { break };
             if let Some(limiter) = &self.limiter {
-                limiter.take(chunk.len(), &progress).await;
+                let begin = Instant::now();
+                limiter.take(chunk.len(), progress).await;
+                since += begin.elapsed();
             }
-            if body.len() + chunk.len() > most {
-                if status >= 300 {
+            if chunk.len() > limit.saturating_sub(body.len()) {
+                if most.is_none() {
                     break;
                 }
-                return Err(Failure::nonsense("The answer is longer than what was asked for"));
+                return Err(Failure::too_long(limit));
             }
             body.extend_from_slice(&chunk);
+            came += chunk.len();
+            if came >= SLOWEST {
+                (since, came) = (Instant::now(), 0);
+            }
         }
-        Ok(Answer { status, headers, body: body.freeze() })
+        Ok(body.freeze())
     }
 
     /// The request in the form of the client below, its body cut into pieces that are paced and watched.
@@ -165,7 +199,9 @@ impl Client {
             .and_then(|code| said(&code, &self.secrets));
         failure.said = message.and_then(|m| said(&m, &self.secrets));
         failure.wait = answer.header("retry-after").and_then(wait);
-        failure.region = answer.header("x-amz-bucket-region").and_then(|r| said(r, &self.secrets));
+        let region =
+            answer.header("x-amz-bucket-region").map(str::to_owned).or_else(|| element(&text, "Region"));
+        failure.region = region.and_then(|r| said(&r, &self.secrets));
         failure
     }
 
@@ -329,7 +365,7 @@ impl HttpService for Connector {
             if is_own_link(request.uri().host().unwrap_or_default()) { &client.direct } else { &client.http };
         let answer = client.exchange(http, request, LONGEST_TOKEN).await.map_err(|failure| {
             let kind = match failure.cause {
-                Cause::Resolve | Cause::Connect => HttpErrorKind::Connect,
+                Cause::Resolve | Cause::Connect | Cause::Handshake => HttpErrorKind::Connect,
                 Cause::Timeout => HttpErrorKind::Timeout,
                 Cause::Interrupted => HttpErrorKind::Interrupted,
                 _ => HttpErrorKind::Unknown,

@@ -6,13 +6,19 @@
 use backstay_model::{Code, Error};
 use jiff::Timestamp;
 
-use super::client::Unresolved;
+use super::client::{LONGEST_OBJECT, Unresolved};
 use super::failure::{Cause, Failure};
 use crate::{Bucket, Credentials, Kind, Options};
 
 /// Codes by which services say that the container or bucket itself is not there.
 const NO_PLACE: [&str; 4] =
     ["ContainerNotFound", "NoSuchBucket", "ContainerBeingDeleted", "ContainerDisabled"];
+
+/// Codes of a key that is not there (any more), or of a token of it.
+const INVALID_KEY: [&str; 3] = ["InvalidAccessKeyId", "NotSignedUp", "authError"];
+/// Codes of a token or session that is not valid (any more). S3 and Azure say them with status 400, too.
+const INVALID_TOKEN: [&str; 4] =
+    ["InvalidAuthenticationInfo", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"];
 
 /// What is needed to put a failure into words.
 #[derive(Debug)]
@@ -21,6 +27,7 @@ pub(crate) struct Explainer {
     host: String,
     kind: Kind,
     name: String,
+    starts: Option<Timestamp>,
     expires: Option<Timestamp>,
     permissions: Option<String>,
     path: String,
@@ -41,17 +48,18 @@ impl Explainer {
             (None, Some(address)) => format!("the source address {address}"),
             (None, None) => "the network".to_owned(),
         };
-        let permissions = match credentials {
-            Credentials::Signature(signature) => {
-                signature.permissions().map(|p| p.escape_debug().to_string())
-            }
+        let signature = match credentials {
+            Credentials::Signature(signature) => Some(signature),
             _ => None,
         };
+        let permissions =
+            signature.and_then(|s| s.permissions()).map(|permissions| permissions.escape_debug().to_string());
         Explainer {
             place: bucket.to_string(),
             host: bucket.host(),
             kind: bucket.kind,
             name: bucket.name.clone(),
+            starts: signature.and_then(|s| s.starts()),
             expires: credentials.expires(),
             permissions,
             path,
@@ -85,6 +93,11 @@ impl Explainer {
             .advise(
                 "If the service uses an authority of its own, name the file of its certificates (`ca_file`).",
             ),
+            Cause::Handshake => Error::new(
+                Code::StorageUnavailable,
+                format!("{what}: no secure connection to {} could be agreed on", self.host),
+            )
+            .advise("Check the address: https may be spoken at another port, or not at all, or a proxy stands in between."),
             Cause::Timeout => {
                 Error::new(Code::StorageUnavailable, format!("{what}: {} did not answer in time", self.host))
             }
@@ -97,6 +110,10 @@ impl Explainer {
                 format!("{what}: {} did not answer as an object store does", self.host),
             )
             .advise("Check the address. A proxy or a login page may stand in between."),
+            Cause::TooLong => Error::new(
+                Code::LimitExceeded,
+                format!("{what}: it has more than {} MiB, the most that is read into memory", LONGEST_OBJECT >> 20),
+            ),
             Cause::Credentials => Error::new(
                 Code::StorageDenied,
                 format!("{what}: there are no usable credentials for it"),
@@ -149,9 +166,7 @@ impl Explainer {
             404 => Error::new(Code::ObjectNotFound, format!("There is no {name} in {}", self.place)),
             412 if !name.is_empty() => self.exists(name),
             401 | 403 => self.denied(failure, what),
-            400 if self.kind == Kind::Azure && failure.is(&["InvalidAuthenticationInfo"]) => {
-                self.denied(failure, what)
-            }
+            400 if failure.is(&INVALID_TOKEN) => self.denied(failure, what),
             400 | 301 | 307 | 308
                 if failure.region.is_some() || failure.is(&["AuthorizationHeaderMalformed"]) =>
             {
@@ -193,6 +208,15 @@ impl Explainer {
             )
             .advise("Make a new signature for the container and give it to Backstay.");
         }
+        if let Some(from) = self.starts.filter(|from| *from > Timestamp::now()) {
+            return Error::new(
+                Code::StorageDenied,
+                format!("{what}: its shared access signature is not valid before {from}"),
+            )
+            .advise(
+                "Wait until then, or make one that is valid now. If this machine's clock is wrong, set it.",
+            );
+        }
         let mut code = failure.code.as_deref().unwrap_or_default();
         // Azurite's word for a wrong signature is the one that Azure has for its firewall.
         if code == "AuthorizationFailure"
@@ -208,7 +232,10 @@ impl Explainer {
             ),
             "AuthorizationPermissionMismatch"
             | "AuthorizationResourceTypeMismatch"
-            | "AuthorizationServiceMismatch" => (
+            | "AuthorizationServiceMismatch"
+            | "AccessDenied"
+            | "forbidden"
+            | "insufficientPermissions" => (
                 "the permission is missing",
                 "A container needs the permissions to read, write, create, delete and list.",
             ),
@@ -221,11 +248,7 @@ impl Explainer {
                 "the account takes no keys",
                 "Give this machine an identity with a role on the container, and `machine` as the credentials.",
             ),
-            "InvalidAccessKeyId"
-            | "InvalidAuthenticationInfo"
-            | "ExpiredToken"
-            | "TokenRefreshRequired"
-            | "authError" => (
+            code if INVALID_KEY.contains(&code) || INVALID_TOKEN.contains(&code) => (
                 "its key or token is not valid",
                 "The key was removed, or the token has run out. Give a new one.",
             ),

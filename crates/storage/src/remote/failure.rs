@@ -24,12 +24,16 @@ pub(crate) enum Cause {
     PathGone,
     /// The other side is not who it must be.
     Untrusted,
+    /// No common language with the other side (TLS), or it speaks none.
+    Handshake,
     /// Nothing moved for too long.
     Timeout,
     /// The connection ended in the middle.
     Interrupted,
     /// The answer is not what the protocol says.
     Nonsense,
+    /// The object is longer than what is read as a whole.
+    TooLong,
     /// No token or key could be got.
     Credentials,
     /// A mistake of this program.
@@ -68,6 +72,14 @@ impl Failure {
         self
     }
 
+    /// An answer that is longer than what was asked for, or than what is read as a whole.
+    pub fn too_long(most: usize) -> Self {
+        match most == super::client::LONGEST_OBJECT {
+            true => Failure::new(Cause::TooLong),
+            false => Failure::nonsense("The answer is longer than what was asked for"),
+        }
+    }
+
     pub fn nonsense(what: &str) -> Self {
         let mut failure = Failure::new(Cause::Nonsense);
         failure.said = Some(what.to_owned());
@@ -94,8 +106,15 @@ impl Failure {
                     || self.is(&["ContainerBeingDeleted", "ConditionalRequestConflict", "OperationAborted"])
                     || (status == 400 && self.is(&["RequestTimeout"]))
             }
-            Cause::Resolve | Cause::Connect | Cause::Timeout | Cause::Interrupted | Cause::Nonsense => true,
-            Cause::PathGone | Cause::Untrusted | Cause::Credentials | Cause::Internal => false,
+            Cause::Resolve
+            | Cause::Connect
+            | Cause::Handshake
+            | Cause::Timeout
+            | Cause::Interrupted
+            | Cause::Nonsense => true,
+            Cause::PathGone | Cause::Untrusted | Cause::TooLong | Cause::Credentials | Cause::Internal => {
+                false
+            }
         }
     }
 
@@ -115,20 +134,35 @@ impl Failure {
         while let Some(e) = next {
             if e.is::<super::client::Unresolved>() {
                 cause = Cause::Resolve;
-            } else if e.is::<rustls::Error>() {
-                cause = Cause::Untrusted;
+            } else if let Some(tls) = e.downcast_ref::<rustls::Error>() {
+                cause = verdict(tls);
             } else if let Some(io) = e.downcast_ref::<io::Error>() {
-                if bound && is_path_gone(io) {
-                    cause = Cause::PathGone;
-                }
-                if io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
-                    cause = Cause::Untrusted;
-                }
+                cause = from_system(io, bound).unwrap_or(cause);
             }
             next = e.source();
         }
-        // A handshake that an end of the connection cut off is no verdict on a certificate.
         Failure::new(cause).because(error)
+    }
+}
+
+/// What an error of the system, or one that was packed into such (also several times), tells.
+fn from_system(error: &io::Error, bound: bool) -> Option<Cause> {
+    if bound && is_path_gone(error) {
+        return Some(Cause::PathGone);
+    }
+    let inner = error.get_ref()?;
+    if let Some(tls) = inner.downcast_ref::<rustls::Error>() {
+        return Some(verdict(tls));
+    }
+    from_system(inner.downcast_ref::<io::Error>()?, bound)
+}
+
+/// Only what is wrong with a certificate is a reason not to trust the other side. A handshake that was cut off, that finds
+/// no common version, or that meets something else than TLS, says nothing about who is there.
+fn verdict(error: &rustls::Error) -> Cause {
+    match error {
+        rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented => Cause::Untrusted,
+        _ => Cause::Handshake,
     }
 }
 
@@ -154,9 +188,11 @@ impl fmt::Display for Failure {
             Cause::Connect => f.write_str("No connection")?,
             Cause::PathGone => f.write_str("The source address or interface is not there")?,
             Cause::Untrusted => f.write_str("The service's certificate is not trusted")?,
+            Cause::Handshake => f.write_str("No secure connection could be agreed on")?,
             Cause::Timeout => f.write_str("No answer in time")?,
             Cause::Interrupted => f.write_str("The connection was lost")?,
             Cause::Nonsense => f.write_str("The answer was not understood")?,
+            Cause::TooLong => f.write_str("The object is longer than what is read as a whole")?,
             Cause::Credentials => f.write_str("No token or key to sign the request with")?,
             Cause::Internal => f.write_str("The request could not be made")?,
         }

@@ -11,17 +11,21 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use backstay_model::Secret;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::Method;
 use object_store::client::{CredentialProvider, HttpRequest, HttpRequestBody};
 use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
 
 use super::azure::{no_credentials, part};
 use super::client::{Answer, Client};
 use super::failure::{Cause, Failure};
-use super::service::{Begun, Head, MARK, Page, Part, Piece, Service, Write, range_header};
+use super::service::{
+    Begun, Head, LONGEST_ID, MARK, Page, Part, Piece, Service, Write, longest, range_header,
+};
 use crate::{Bucket, Credentials, Object, Put};
 
 /// The longest answer to a listing: 1000 objects, name and size.
@@ -44,12 +48,15 @@ pub(crate) struct Google {
 
 impl Google {
     pub fn new(bucket: &Bucket, credentials: &Credentials, client: Arc<Client>) -> Result<Self, Failure> {
-        let mut project = std::env::var("GOOGLE_CLOUD_PROJECT").ok().filter(|p| !p.is_empty());
-        if let Credentials::KeyFile(key) = credentials {
-            let file: Option<Value> = serde_json::from_str(key.reveal()).ok();
-            let named = file.as_ref().and_then(|f| f.get("project_id")).and_then(Value::as_str);
-            project = named.map(str::to_owned).or(project);
-        }
+        let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let named = var("GOOGLE_APPLICATION_CREDENTIALS").filter(|_| *credentials == Credentials::Machine);
+        let file = match credentials {
+            Credentials::KeyFile(key) => Some(key.clone()),
+            _ => named.as_deref().map(key_file).transpose()?,
+        };
+        let file: Option<Value> = file.and_then(|text| serde_json::from_str(text.reveal()).ok());
+        let of_key = file.as_ref().and_then(|f| f.get("project_id")).and_then(Value::as_str);
+        let project = of_key.map(str::to_owned).or_else(|| var("GOOGLE_CLOUD_PROJECT"));
         let builder = || {
             GoogleCloudStorageBuilder::new()
                 .with_bucket_name(&bucket.name)
@@ -63,7 +70,10 @@ impl Google {
         let provider = match credentials {
             Credentials::Anonymous => None,
             Credentials::KeyFile(key) => built(builder().with_service_account_key(key.reveal()))?,
-            Credentials::Machine => built(builder())?,
+            Credentials::Machine => built(match named {
+                Some(path) => builder().with_application_credentials(path),
+                None => builder(),
+            })?,
             _ => return Err(Failure::new(Cause::Credentials)),
         };
         Ok(Google { client, service: bucket.service(), bucket: bucket.name.clone(), project, provider })
@@ -126,9 +136,13 @@ impl Google {
 
     /// Sends to a session.
     async fn session(&self, id: &str, range: &str, body: Bytes) -> Result<Answer, Failure> {
-        let request = http::Request::builder().method(Method::PUT).uri(id);
-        let sent = self.send_built(request, &[("content-range", range)], body, LONGEST_LIST).await;
-        sent.map_err(|mut failure| {
+        let request = http::Request::builder()
+            .method(Method::PUT)
+            .uri(id)
+            .header("content-range", range)
+            .body(HttpRequestBody::from(body))
+            .map_err(|e| Failure::new(Cause::Internal).because(e))?;
+        self.client.send_to_session(request, LONGEST_LIST).await.map_err(|mut failure| {
             if matches!(failure.status(), Some(404 | 410)) {
                 failure.code = Some("NoSuchUpload".to_owned());
                 failure.cause = Cause::Refused(404);
@@ -171,6 +185,18 @@ impl Google {
     }
 }
 
+/// The content of a key file.
+fn key_file(path: &str) -> Result<Secret, Failure> {
+    std::fs::read_to_string(path).map(Secret::new).map_err(|e| {
+        let mut failure = Failure::new(Cause::Credentials).because(e);
+        failure.said = Some(format!(
+            "the file {} of GOOGLE_APPLICATION_CREDENTIALS cannot be read",
+            path.escape_debug()
+        ));
+        failure
+    })
+}
+
 /// How much of an upload the service has.
 fn persisted(answer: &Answer) -> u64 {
     let last =
@@ -178,14 +204,56 @@ fn persisted(answer: &Answer) -> u64 {
     last.map_or(0, |n| n.saturating_add(1))
 }
 
-fn parsed(answer: &Answer) -> Result<Value, Failure> {
-    serde_json::from_slice(&answer.body)
-        .map_err(|e| Failure::nonsense("An answer that is not JSON").because(e))
+/// Whether a session is at the service that was asked for it: what is uploaded goes nowhere else.
+fn is_of(session: &str, service: &str) -> bool {
+    let origin = |url: &str| Url::parse(url).ok().map(|url| url.origin()).filter(url::Origin::is_tuple);
+    origin(session).is_some() && origin(session) == origin(service)
 }
 
-fn size_of(object: &Value) -> Option<u64> {
-    let size = object.get("size")?;
-    size.as_u64().or_else(|| size.as_str()?.parse().ok())
+/// A page of a listing.
+#[derive(Deserialize)]
+struct Listing {
+    #[serde(default)]
+    items: Vec<Item>,
+    #[serde(rename = "nextPageToken")]
+    next: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Item {
+    name: String,
+    size: Size,
+}
+
+/// The service writes it as text, emulators as a number.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Size {
+    Number(u64),
+    Text(String),
+}
+
+impl Size {
+    fn bytes(&self) -> Option<u64> {
+        match self {
+            Size::Number(size) => Some(*size),
+            Size::Text(size) => size.parse().ok(),
+        }
+    }
+}
+
+/// An object's properties.
+#[derive(Deserialize)]
+struct Properties {
+    size: Size,
+    #[serde(default)]
+    metadata: Metadata,
+}
+
+#[derive(Default, Deserialize)]
+struct Metadata {
+    #[serde(rename = "backstaywrite")]
+    mark: Option<String>,
 }
 
 #[async_trait]
@@ -212,17 +280,18 @@ impl Service for Google {
     async fn get(&self, key: &str, range: Option<(u64, u64)>) -> Result<Part, Failure> {
         let header = range.map(range_header);
         let headers: Vec<_> = header.iter().map(|h| ("range", h.as_str())).collect();
-        let most = range.map_or(usize::MAX, |(_, len)| usize::try_from(len).unwrap_or(usize::MAX));
+        let most = longest(range);
         let url = self.object(key, &[("alt", "media")])?;
-        part(self.send(Method::GET, url, &headers, Bytes::new(), most).await?, range.is_some())
+        part(self.send(Method::GET, url, &headers, Bytes::new(), most).await?, range)
     }
 
     async fn head(&self, key: &str) -> Result<Head, Failure> {
         let url = self.object(key, &[("fields", "size,metadata")])?;
-        let object = parsed(&self.send(Method::GET, url, &[], Bytes::new(), LONGEST_LIST).await?)?;
-        let size = size_of(&object).ok_or_else(|| Failure::nonsense("An object without a size"))?;
-        let mark = object.get("metadata").and_then(|m| m.get(MARK)).and_then(Value::as_str);
-        Ok(Head { size, mark: mark.map(str::to_owned) })
+        let answer = self.send(Method::GET, url, &[], Bytes::new(), LONGEST_LIST).await?;
+        let object: Properties = serde_json::from_slice(&answer.body)
+            .map_err(|e| Failure::nonsense("An answer that is not understood").because(e))?;
+        let size = object.size.bytes().ok_or_else(|| Failure::nonsense("An object without a size"))?;
+        Ok(Head { size, mark: object.metadata.mark })
     }
 
     async fn delete(&self, key: &str) -> Result<(), Failure> {
@@ -241,17 +310,12 @@ impl Service for Google {
             query.push(("pageToken", from));
         }
         let url = self.url(&format!("/storage/v1/b/{}/o", self.bucket), &query)?;
-        let found = parsed(&self.send(Method::GET, url, &[], Bytes::new(), LONGEST_LIST).await?)?;
-        let items = found.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        let object = |item: &Value| {
-            Some(Object { name: item.get("name")?.as_str()?.to_owned(), size: size_of(item)? })
-        };
-        let objects: Option<Vec<_>> = items.iter().map(object).collect();
-        let next = found.get("nextPageToken").and_then(Value::as_str).filter(|t| !t.is_empty());
-        Ok(Page {
-            objects: objects.ok_or_else(|| Failure::nonsense("A listing that is not understood"))?,
-            next: next.map(str::to_owned),
-        })
+        let answer = self.send(Method::GET, url, &[], Bytes::new(), LONGEST_LIST).await?;
+        let wrong = || Failure::nonsense("A listing that is not understood");
+        let found: Listing = serde_json::from_slice(&answer.body).map_err(|e| wrong().because(e))?;
+        let object = |item: Item| Some(Object { size: item.size.bytes()?, name: item.name });
+        let objects: Option<Vec<_>> = found.items.into_iter().map(object).collect();
+        Ok(Page { objects: objects.ok_or_else(wrong)?, next: found.next.filter(|t| !t.is_empty()) })
     }
 
     async fn begin(&self, write: Write<'_>) -> Result<String, Failure> {
@@ -264,11 +328,9 @@ impl Service for Google {
         let answer = self.send(Method::POST, url, &headers, about.into(), LONGEST_LIST).await?;
         answer
             .header("location")
-            .filter(|id| {
-                id.starts_with("https://") || (id.starts_with("http://") && id.starts_with(&self.service))
-            })
+            .filter(|id| id.len() <= LONGEST_ID && is_of(id, &self.service))
             .map(str::to_owned)
-            .ok_or_else(|| Failure::nonsense("An upload without an address"))
+            .ok_or_else(|| Failure::nonsense("An upload without an address of this service"))
     }
 
     async fn piece(&self, _: &str, id: &str, piece: Piece) -> Result<String, Failure> {

@@ -65,7 +65,8 @@ impl Attempts {
         if !failure.is_passing() || self.made >= self.patience.attempts {
             return Err(failure);
         }
-        let pause = jittered(self.patience.pause(self.made - 1)) + failure.wait.unwrap_or_default();
+        let asked = failure.wait.unwrap_or_default();
+        let pause = jittered(self.patience.pause(self.made - 1)).saturating_add(asked);
         if self.begin.elapsed().saturating_add(pause) > self.patience.total() || !self.budget.spend() {
             return Err(failure);
         }
@@ -121,6 +122,8 @@ mod tests {
         let mut tries = Attempts::new(&quick(3), &budget);
         let patient = Failure { wait: Some(Duration::from_secs(6)), ..busy() };
         assert!(run(tries.again(patient)).is_err(), "the service asks for more time than there is");
+        let for_ever = Failure { wait: Some(Duration::MAX), ..busy() };
+        assert!(run(tries.again(for_ever)).is_err());
     }
 
     #[test]

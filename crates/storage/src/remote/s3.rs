@@ -19,12 +19,19 @@ use url::Url;
 use super::azure::{no_credentials, part};
 use super::client::{Answer, Client, element};
 use super::failure::{Cause, Failure};
-use super::service::{Begun, Head, MARK, Page, Part, Piece, Service, Write, range_header};
+use super::pages::Pages;
+use super::service::{
+    Begun, Head, LONGEST_ID, MARK, Page, Part, Piece, Service, Write, longest, range_header,
+};
 use super::xml::Records;
 use crate::{Bucket, Credentials, Object, Put};
 
 /// The longest answer to a listing: 1000 objects.
 const LONGEST_LIST: usize = 8 << 20;
+/// The longest tag of a part.
+const LONGEST_TAG: usize = 256;
+/// So many unfinished uploads are looked at in one go. Those that are given up make room for the next ones.
+const MOST_BEGUN: usize = 100_000;
 
 type Provider = Arc<dyn CredentialProvider<Credential = AwsCredential>>;
 
@@ -127,9 +134,9 @@ impl Service for S3 {
     async fn get(&self, key: &str, range: Option<(u64, u64)>) -> Result<Part, Failure> {
         let header = range.map(range_header);
         let headers: Vec<_> = header.iter().map(|h| ("range", h.as_str())).collect();
-        let most = range.map_or(usize::MAX, |(_, len)| usize::try_from(len).unwrap_or(usize::MAX));
+        let most = longest(range);
         let answer = self.send(Method::GET, self.url(key, &[]), &headers, Bytes::new(), most).await?;
-        part(answer, range.is_some())
+        part(answer, range)
     }
 
     async fn head(&self, key: &str) -> Result<Head, Failure> {
@@ -170,7 +177,11 @@ impl Service for S3 {
             }
             true
         })?;
-        page.next = page.next.filter(|_| truncated);
+        page.next = page.next.filter(|next| truncated && !next.is_empty());
+        // Without a place to go on, the rest would be left out in silence.
+        if truncated && page.next.is_none() {
+            return Err(Failure::nonsense("A listing that ends before its end"));
+        }
         Ok(page)
     }
 
@@ -180,7 +191,7 @@ impl Service for S3 {
         let url = self.url(write.key, &[("uploads", "")]);
         let answer = self.send(Method::POST, url, &headers, Bytes::new(), LONGEST_LIST).await?;
         element(&String::from_utf8_lossy(&answer.body), "UploadId")
-            .filter(|id| !id.is_empty())
+            .filter(|id| (1..=LONGEST_ID).contains(&id.len()))
             .ok_or_else(|| Failure::nonsense("An upload without an id"))
     }
 
@@ -190,6 +201,7 @@ impl Service for S3 {
         let answer = self.send(Method::PUT, url, &[], piece.bytes, LONGEST_LIST).await?;
         answer
             .header("etag")
+            .filter(|tag| tag.len() <= LONGEST_TAG)
             .map(str::to_owned)
             .ok_or_else(|| Failure::nonsense("A part of an upload without a tag"))
     }
@@ -238,6 +250,7 @@ impl Service for S3 {
 
     async fn begun(&self, prefix: &str) -> Result<Vec<Begun>, Failure> {
         let mut found = Vec::new();
+        let mut pages = Pages::default();
         let mut from: Option<(String, String)> = None;
         loop {
             let mut query = vec![("uploads", ""), ("max-uploads", "1000")];
@@ -270,9 +283,10 @@ impl Service for S3 {
                 }
                 true
             })?;
-            if !truncated || next.0.is_empty() || from.as_ref() == Some(&next) {
+            if !truncated || next.0.is_empty() || found.len() >= MOST_BEGUN {
                 return Ok(found);
             }
+            pages.next(&format!("{}\n{}", next.0, next.1), found.len() as u64)?;
             from = Some(next);
         }
     }

@@ -6,11 +6,15 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::client::LONGEST_OBJECT;
 use super::failure::Failure;
 use crate::{Object, Put};
 
 /// What a writer leaves with an object, to recognise its own: 32 hexadecimal digits.
 pub(crate) const MARK: &str = "backstaywrite";
+
+/// The longest id of an upload or tag of a piece that is taken: they are kept for each piece, and sent back.
+pub(crate) const LONGEST_ID: usize = 4096;
 
 /// An object's properties.
 #[derive(Debug)]
@@ -73,7 +77,7 @@ pub(crate) trait Service: Send + Sync + std::fmt::Debug {
 
     async fn put(&self, write: Write<'_>, bytes: Bytes) -> Result<(), Failure>;
 
-    /// The whole object (at most `most` bytes), or a range of it that is not empty. A range beyond the end is refused
+    /// The whole object, of at most [`LONGEST_OBJECT`] bytes, or a range of it that is not empty. A range beyond the end is refused
     /// with status 416, or shorter.
     async fn get(&self, key: &str, range: Option<(u64, u64)>) -> Result<Part, Failure>;
 
@@ -114,6 +118,11 @@ pub(crate) trait Service: Send + Sync + std::fmt::Debug {
 /// The size in a `Content-Range: bytes 0-9/100`.
 pub(crate) fn whole_size(range: &str) -> Option<u64> {
     range.rsplit_once('/')?.1.trim().parse().ok()
+}
+
+/// The longest body that answers a request for a whole object or a range.
+pub(crate) fn longest(range: Option<(u64, u64)>) -> usize {
+    range.map_or(LONGEST_OBJECT, |(_, len)| usize::try_from(len).unwrap_or(usize::MAX))
 }
 
 /// The value of `Range` for some bytes.
