@@ -6,7 +6,7 @@ mod common;
 
 use backstay_model::{Code, Result};
 use backstay_storage::{Address, Bucket, Credentials, Network, Options, Put, Remote, Storage};
-use backstay_testing::{Azurite, signature};
+use backstay_testing::{Azurite, Scripted, Terms, scripted, signature, signed};
 use common::{bucket, impatient, names, shown};
 
 const FAR: &str = "2099-01-01T00:00:00Z";
@@ -116,6 +116,27 @@ fn each_way_to_be_refused_has_its_code_and_says_why() {
         let plain = secret.replace("%2B", "+").replace("%2F", "/").replace("%3D", "=");
         assert!(!shown(&error).contains(secret) && !shown(&error).contains(&plain), "{}", shown(&error));
     }
+    // Terms that are not met: not yet valid, and https only.
+    let terms = Terms { permissions: "racwdl", expires: FAR, ..Terms::default() };
+    for (terms, words, advice) in [
+        (
+            Terms { starts: "2098-01-01T00:00:00Z", ..terms },
+            "is not valid before 2098-01-01T00:00:00Z",
+            "clock",
+        ),
+        (Terms { protocol: "https", ..terms }, "it takes https only", "Write https"),
+    ] {
+        let query = signed("backups", terms, Azurite::KEY);
+        let error = open(&format!("{}/backups?{query}", azurite.endpoint())).unwrap_err();
+        assert_eq!(error.code(), Code::StorageDenied, "{error:?}");
+        assert!(error.message().contains(words) && error.advice().contains(advice), "{}", shown(&error));
+    }
+    let terms = Terms { starts: "2020-01-01", protocol: "https,http", addresses: "127.0.0.1", ..terms };
+    open(&format!("{}/backups?{}", azurite.endpoint(), signed("backups", terms, Azurite::KEY))).unwrap();
+    // An account that this service does not have.
+    let place = bucket(&azurite.place("backups").replace(Azurite::ACCOUNT, "nobody"));
+    let error = Remote::open(&place, &key(), &options()).unwrap_err();
+    assert_eq!(error.code(), Code::StorageNotFound, "{error:?}");
     // The account's key: another one, and one that fits but a container that is not there.
     let place = bucket(&azurite.place("backups"));
     let wrong = Credentials::parse(&place, other_key).unwrap();
@@ -204,4 +225,60 @@ fn a_connection_string_is_a_key() {
     let other = bucket("azure://another/backups");
     let error = Credentials::parse(&other, &text).unwrap_err();
     assert!(error.message().contains("of the account devstoreaccount1, not of another"), "{error:?}");
+}
+
+/// What Azure says and the emulator never does: the words are those of its documentation.
+#[test]
+fn refusals_that_no_emulator_gives_have_their_codes_too() {
+    let cases = [
+        (
+            403,
+            "AuthorizationSourceIPMismatch",
+            Code::StorageDenied,
+            "does not let this machine in",
+            "firewall",
+        ),
+        (403, "AuthorizationFailure", Code::StorageDenied, "does not let this machine in", "firewall"),
+        (403, "AuthenticationFailed", Code::StorageDenied, "the signature does not fit", "Give it again"),
+        (
+            403,
+            "AuthorizationPermissionMismatch",
+            Code::StorageDenied,
+            "the permission is missing",
+            "delete and list",
+        ),
+        (403, "KeyBasedAuthenticationNotPermitted", Code::StorageDenied, "takes no keys", "identity"),
+        (403, "AccountIsDisabled", Code::StorageDenied, "the service refuses access", "Check key"),
+        (
+            400,
+            "InvalidAuthenticationInfo",
+            Code::StorageDenied,
+            "key or token is not valid",
+            "Give a new one",
+        ),
+        (404, "ContainerNotFound", Code::StorageNotFound, "There is no container backups", "Check the name"),
+        (
+            409,
+            "ContainerBeingDeleted",
+            Code::StorageNotFound,
+            "There is no container backups",
+            "Check the name",
+        ),
+        (409, "ContainerDisabled", Code::StorageNotFound, "There is no container backups", "Check the name"),
+        (409, "BlobImmutableDueToPolicy", Code::StorageDenied, "protects it from changes", ""),
+        (503, "ServerBusy", Code::StorageUnavailable, "asks for fewer requests", "Try again later"),
+        (500, "OperationTimedOut", Code::StorageUnavailable, "a fault of its own (status 500)", ""),
+        (507, "AccountIsOutOfSpace", Code::StorageFull, "it is full", ""),
+    ];
+    for (status, code, want, words, advice) in cases {
+        let server = Scripted::start(move |_, stream| {
+            let body = format!("<Error><Code>{code}</Code><Message>Said so.\nTime:2026</Message></Error>");
+            scripted::answer(stream, status, &format!("x-ms-error-code: {code}\r\n"), body.as_bytes())
+        });
+        let place = bucket(&format!("azure://account/backups?endpoint=http://{}/account", server.address()));
+        let error = Remote::open(&place, &key(), &options()).unwrap_err();
+        assert_eq!(error.code(), want, "{code}: {error:?}");
+        assert!(error.message().contains(words), "{code}: {error:?}");
+        assert!(!error.advice().is_empty() && error.advice().contains(advice), "{code}: {}", error.advice());
+    }
 }
