@@ -1,7 +1,7 @@
 //! A server that answers each request with the bytes a test writes: for what no honest server says.
 
 use std::io::{BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
 use crate::http::Head;
@@ -11,6 +11,8 @@ use crate::http::Head;
 pub struct Asked {
     /// From 0, over all connections.
     pub number: usize,
+    /// Where it came from.
+    pub from: IpAddr,
     /// Its head.
     pub head: Head,
     /// Its body.
@@ -75,6 +77,7 @@ fn serve(
     noted: &Mutex<Vec<Asked>>,
     script: &(dyn Fn(&Asked, &mut TcpStream) -> bool + Send + Sync),
 ) {
+    let Ok(from) = stream.peer_addr().map(|peer| peer.ip()) else { return };
     let mut reader = BufReader::new(stream.try_clone().expect("a second handle"));
     while let Some(head) = Head::read(&mut reader) {
         let mut body = vec![0; head.length().unwrap_or(0)];
@@ -83,7 +86,7 @@ fn serve(
         }
         let asked = {
             let mut noted = noted.lock().unwrap();
-            let asked = Asked { number: noted.len(), head, body };
+            let asked = Asked { number: noted.len(), from, head, body };
             noted.push(asked.clone());
             asked
         };
