@@ -293,6 +293,10 @@ impl Storage for Faulty {
         self.inner.location()
     }
 
+    fn is_distant(&self) -> bool {
+        self.inner.is_distant()
+    }
+
     fn put(&self, name: &str, bytes: &[u8], mode: Put) -> Result<()> {
         let put = || {
             self.inner.put(name, bytes, mode)?;

@@ -63,6 +63,12 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// The place in words for messages, without secrets.
     fn location(&self) -> String;
 
+    /// Whether every call takes a while (a network lies in between), so that it pays to read more at once and to wait for
+    /// several answers at the same time.
+    fn is_distant(&self) -> bool {
+        false
+    }
+
     /// Stores an object and makes it durable. After an error other than `ObjectExists` the object is there whole or
     /// not at all; `ObjectExists` also says that the object that is there survives a power loss.
     fn put(&self, name: &str, bytes: &[u8], mode: Put) -> Result<()>;

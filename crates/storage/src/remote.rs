@@ -364,6 +364,10 @@ impl Storage for Remote {
         self.inner.bucket.to_string()
     }
 
+    fn is_distant(&self) -> bool {
+        true
+    }
+
     fn put(&self, name: &str, bytes: &[u8], mode: Put) -> Result<()> {
         check_name(name)?;
         if bytes.len() > LARGE {

@@ -12,6 +12,7 @@
 //! | repair | exclusive lock | index, packs, snapshots | reads |
 //! | check, restore, list | nothing | nothing | all (a read that meets a removed object starts again) |
 
+mod ahead;
 pub mod backup;
 pub mod blob;
 pub mod change;

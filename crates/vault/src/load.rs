@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use crate::id::Id;
 use crate::index::{BlobIndex, IndexFile};
 use crate::vault::{Folder, Vault};
-use crate::walk::parallel;
+use crate::walk::parallel_on;
 
 /// The index as far as it can be read.
 #[derive(Default)]
@@ -58,7 +58,8 @@ impl Vault {
         let ids = self.ids(Folder::Index)?;
         let damaged = Mutex::new(Vec::new());
         let vanished = std::sync::atomic::AtomicBool::new(false);
-        let parts = parallel(
+        let parts = parallel_on(
+            self.at_once(),
             &ids,
             || Ok(Loaded::default()),
             |part, id| {

@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::ahead::Ahead;
 use crate::blob::{BlobKind, Place};
 use crate::compress::{Decompressor, decompress};
 use crate::config::Config;
@@ -25,6 +26,7 @@ use crate::index::BlobIndex;
 use crate::key::{Cost, KeyFile};
 use crate::process::Process;
 use crate::snapshot::Snapshot;
+use crate::walk::parallel_on;
 
 /// The folders of a vault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,11 +68,14 @@ impl Folder {
 const CONFIG: &str = "config";
 /// Most plain bytes of an index, snapshot or lock object.
 const OBJECT_MAX: u64 = 512 << 20;
+/// So many answers of a distant storage are waited for at the same time.
+const DISTANT_AT_ONCE: usize = 8;
 /// Most key files that are tried.
 const KEYS_MAX: usize = 64;
 
 struct Inner {
     storage: Arc<dyn Storage>,
+    ahead: Ahead,
     config: Config,
     key_id: Id,
     master: MasterKey,
@@ -135,7 +140,7 @@ impl Vault {
         let cipher = Cipher::new(&master);
         let json = to_json(&config)?;
         storage.put(CONFIG, &cipher.sealed(&json)?, Put::IfAbsent)?;
-        Ok(Vault(Arc::new(Inner { storage, config, key_id, master, cipher })))
+        Ok(Vault(Arc::new(Inner { storage, ahead: Ahead::default(), config, key_id, master, cipher })))
     }
 
     /// Makes a new, empty vault elsewhere under the same master key: it has an identity of its own and cuts files in
@@ -162,7 +167,7 @@ impl Vault {
             Error::new(Code::VaultDamaged, "The vault's config cannot be understood").because(e)
         })?;
         config.check()?;
-        Ok(Vault(Arc::new(Inner { storage, config, key_id, master, cipher })))
+        Ok(Vault(Arc::new(Inner { storage, ahead: Ahead::default(), config, key_id, master, cipher })))
     }
 
     /// The place in words.
@@ -327,17 +332,29 @@ impl Vault {
     /// The readable snapshots, oldest first, and those that cannot be read with the reason.
     #[allow(clippy::type_complexity)]
     pub fn snapshots_and_damage(&self) -> Result<(Vec<(Id, Snapshot)>, Vec<(Id, Error)>)> {
-        let mut found = Vec::new();
-        let mut damaged = Vec::new();
-        for id in self.ids(Folder::Snapshots)? {
-            match self.snapshot(&id) {
-                Ok(snapshot) => found.push((id, snapshot)),
-                // Deleted between listing and reading.
-                Err(e) if e.code() == Code::ObjectNotFound => {}
-                Err(e) if e.code() == Code::VaultDamaged => damaged.push((id, e)),
-                Err(e) => return Err(e),
-            }
+        let ids = self.ids(Folder::Snapshots)?;
+        let threads = if self.0.storage.is_distant() { self.at_once() } else { 1 };
+        let parts = parallel_on(
+            threads,
+            &ids,
+            || Ok((Vec::new(), Vec::new())),
+            |(found, damaged), id| {
+                match self.snapshot(id) {
+                    Ok(snapshot) => found.push((*id, snapshot)),
+                    // Deleted between listing and reading.
+                    Err(e) if e.code() == Code::ObjectNotFound => {}
+                    Err(e) if e.code() == Code::VaultDamaged => damaged.push((*id, e)),
+                    Err(e) => return Err(e),
+                }
+                Ok(())
+            },
+        )?;
+        let (mut found, mut damaged) = (Vec::new(), Vec::new());
+        for (mut good, mut bad) in parts {
+            found.append(&mut good);
+            damaged.append(&mut bad);
         }
+        damaged.sort_by_key(|(id, _)| *id);
         found.sort_by_key(|(id, s)| (s.time, *id));
         Ok((found, damaged))
     }
@@ -382,12 +399,36 @@ impl Vault {
 
     /// Reads one blob from its place and makes sure it is the one asked for.
     pub fn read_blob(&self, kind: BlobKind, id: &Id, place: &Place) -> Result<Vec<u8>> {
+        let mut out = Vec::new();
+        self.read_blob_into(kind, id, place, &mut Decompressor::new()?, &mut out)?;
+        Ok(out)
+    }
+
+    /// The same with buffers of the caller.
+    pub(crate) fn read_blob_into(
+        &self,
+        kind: BlobKind,
+        id: &Id,
+        place: &Place,
+        decompressor: &mut Decompressor,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        let storage = &*self.0.storage;
+        if storage.is_distant()
+            && let Some(mut sealed) = self.0.ahead.range(storage, place)
+            && self.open_blob(kind, id, place.uncompressed, &mut sealed, decompressor, out).is_ok()
+        {
+            return Ok(());
+        }
         let length = usize::try_from(place.length).unwrap_or(usize::MAX);
         let mut sealed =
-            self.0.storage.get_range(&Folder::Data.object(&place.pack), u64::from(place.offset), length)?;
-        let mut out = Vec::new();
-        self.open_blob(kind, id, place.uncompressed, &mut sealed, &mut Decompressor::new()?, &mut out)?;
-        Ok(out)
+            storage.get_range(&Folder::Data.object(&place.pack), u64::from(place.offset), length)?;
+        self.open_blob(kind, id, place.uncompressed, &mut sealed, decompressor, out)
+    }
+
+    /// How many answers of the storage are waited for at the same time.
+    pub(crate) fn at_once(&self) -> usize {
+        if self.0.storage.is_distant() { crate::workers().max(DISTANT_AT_ONCE) } else { crate::workers() }
     }
 
     /// Opens a sealed blob in place and leaves its plain content in `out`. `VaultDamaged` when it is not what its

@@ -77,16 +77,13 @@ impl Opener {
     }
 
     fn read(&mut self, vault: &Vault, kind: BlobKind, id: &Id, place: &Place) -> Result<()> {
-        let name = Folder::Data.object(&place.pack);
-        let length = usize::try_from(place.length).unwrap_or(usize::MAX);
-        let mut sealed = match vault.storage().get_range(&name, u64::from(place.offset), length) {
+        match vault.read_blob_into(kind, id, place, &mut self.decompressor, &mut self.plain) {
             Err(e) if e.code() == Code::ObjectNotFound => {
-                let message = format!("The pack {name} is missing");
-                return Err(Error::new(Code::VaultDamaged, message).because(e));
+                let message = format!("The pack {} is missing", Folder::Data.object(&place.pack));
+                Err(Error::new(Code::VaultDamaged, message).because(e))
             }
-            other => other?,
-        };
-        vault.open_blob(kind, id, place.uncompressed, &mut sealed, &mut self.decompressor, &mut self.plain)
+            other => other,
+        }
     }
 
     /// The plain content of a blob, from whichever of its places is whole.
@@ -287,6 +284,16 @@ pub(crate) fn parallel<T: Sync, S: Send>(
     make: impl Fn() -> Result<S> + Sync,
     each: impl Fn(&mut S, &T) -> Result<()> + Sync,
 ) -> Result<Vec<S>> {
+    parallel_on(crate::workers(), items, make, each)
+}
+
+/// The same on so many threads: more than there are processors where threads mostly wait for answers.
+pub(crate) fn parallel_on<T: Sync, S: Send>(
+    threads: usize,
+    items: &[T],
+    make: impl Fn() -> Result<S> + Sync,
+    each: impl Fn(&mut S, &T) -> Result<()> + Sync,
+) -> Result<Vec<S>> {
     let next = AtomicUsize::new(0);
     let failed = AtomicBool::new(false);
     let work = || -> Result<S> {
@@ -297,7 +304,7 @@ pub(crate) fn parallel<T: Sync, S: Send>(
         }
         Ok(state)
     };
-    let threads = crate::workers().min(items.len().max(1));
+    let threads = threads.min(items.len().max(1));
     std::thread::scope(|scope| {
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
         let mut results = vec![work()];
