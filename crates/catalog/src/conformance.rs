@@ -7,10 +7,15 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use backstay_model::{AppName, Code, JobId, JobKind, JobState, Origin, Point, PointId, PointStatus};
+use backstay_model::{
+    AppName, Code, CustomBackup, JobId, JobKind, JobState, Occasion, Origin, Point, PointId, PointStatus, Schedule,
+    Signer,
+};
 use jiff::Timestamp;
 
-use crate::{App, Catalog, End, LogLine, NewJob, PointChanges, PointRecord, Work};
+use crate::{
+    App, Catalog, Container, CustomChanges, End, LogLine, NewJob, PointChanges, PointRecord, Work,
+};
 
 /// Runs every check, each on a state of its own.
 pub fn suite<C: Catalog>(make: impl Fn() -> C) {
@@ -18,6 +23,8 @@ pub fn suite<C: Catalog>(make: impl Fn() -> C) {
     what_is_set_about_an_app_stays_or_changes_whole(&make());
     a_removed_app_keeps_its_name_and_comes_back(&make());
     points_are_a_view_per_vault(&make());
+    containers_are_kept_by_name_and_while_they_are_used(&make());
+    custom_backups_are_a_view_of_containers(&make());
     one_exclusive_job_per_app(&make());
     only_the_holder_of_the_token_may_write(&make());
     a_stop_reaches_the_job(&make());
@@ -188,6 +195,104 @@ fn points_are_a_view_per_vault(c: &impl Catalog) {
     let remove = vec![point("shop", 2).point.snapshot, "unknown".to_owned()];
     c.change_points("v1", &PointChanges { add: vec![pinned.clone()], remove }, &[]).unwrap();
     assert_eq!(c.points("v1").unwrap(), [pinned]);
+}
+
+fn container(name: &str) -> Container {
+    Container {
+        name: name.to_owned(),
+        address: format!("/srv/{name}"),
+        credentials: Some("sealed".to_owned()),
+        expires: Some(Timestamp::UNIX_EPOCH),
+        options: "{}".to_owned(),
+        created: Timestamp::UNIX_EPOCH,
+    }
+}
+
+/// A custom backup of an app, told apart by `number`.
+#[must_use]
+pub fn custom(app: &str, number: u8) -> CustomBackup {
+    CustomBackup {
+        id: PointId::from_bytes([number; 16]),
+        app: AppName::suggest(app),
+        container: "/srv/one".to_owned(),
+        name: format!("{app}_{number}"),
+        time: Timestamp::from_second(1_000 + i64::from(number)).unwrap_or_default(),
+        occasion: Occasion::Scheduled,
+        status: PointStatus::Succeeded,
+        files: 1,
+        bytes: u64::MAX,
+        stored_bytes: 2,
+        host: "host".to_owned(),
+        home: "/srv/blog".to_owned(),
+        signer: Signer::ThisServer,
+        removing: false,
+        unmatched: vec!["/gone".to_owned()],
+    }
+}
+
+fn containers_are_kept_by_name_and_while_they_are_used(c: &impl Catalog) {
+    assert_eq!(c.containers().unwrap(), []);
+    c.put_container(&container("two"), false).unwrap();
+    c.put_container(&container("one"), false).unwrap();
+    assert_eq!(c.containers().unwrap(), [container("one"), container("two")]);
+    assert_eq!(code(c.put_container(&container("one"), false)), Code::AlreadyExists);
+    let other = Container { address: "/else".to_owned(), credentials: None, expires: None, ..container("one") };
+    c.put_container(&other, true).unwrap();
+    assert_eq!(c.container("one").unwrap(), Some(other.clone()));
+    assert_eq!(c.container("three").unwrap(), None);
+    assert_eq!(code(c.remove_container("three")), Code::ContainerNotFound);
+
+    let blog = app("blog", None);
+    c.add_app(&blog).unwrap();
+    let schedule = |container: &str| {
+        Some(Schedule {
+            every_hours: 6,
+            start: Timestamp::UNIX_EPOCH,
+            keep_days: 0,
+            keep_one: false,
+            container: container.to_owned(),
+        })
+    };
+    let set = |to: Option<Schedule>| {
+        c.change_app_config(&blog.name, &mut |config| {
+            config.schedule.clone_from(&to);
+            Ok(())
+        })
+        .unwrap()
+    };
+    set(schedule("one"));
+    assert_eq!(code(c.remove_container("one")), Code::Conflict);
+    c.remove_app(&blog.name).unwrap();
+    assert_eq!(code(c.remove_container("one")), Code::Conflict, "a removed app may come back");
+    set(schedule("two"));
+    assert_eq!(c.remove_container("one").unwrap(), other);
+    set(None);
+    c.remove_container("two").unwrap();
+    assert_eq!(c.containers().unwrap(), []);
+}
+
+fn custom_backups_are_a_view_of_containers(c: &impl Catalog) {
+    let put = |put: Vec<CustomBackup>| CustomChanges { put, remove: vec![] };
+    c.change_custom_backups(&put(vec![custom("blog", 1), custom("shop", 2)])).unwrap();
+    c.change_custom_backups(&put(vec![custom("blog", 3), custom("blog", 1)])).unwrap();
+    let elsewhere = CustomBackup { container: "/srv/two".to_owned(), ..custom("blog", 1) };
+    c.change_custom_backups(&put(vec![elsewhere.clone()])).unwrap();
+    let all = [custom("blog", 3), custom("shop", 2), custom("blog", 1), elsewhere.clone()];
+    assert_eq!(c.custom_backups(None).unwrap(), all, "newest first, nothing twice");
+    let of_blog = c.custom_backups(Some(&AppName::suggest("blog"))).unwrap();
+    assert_eq!(of_blog, [custom("blog", 3), custom("blog", 1), elsewhere]);
+    let changed = CustomBackup { removing: true, ..custom("shop", 2) };
+    let gone = |b: &CustomBackup| (b.container.clone(), b.name.clone());
+    let remove = vec![gone(&custom("blog", 3)), gone(&custom("blog", 1)), gone(&custom("blog", 9))];
+    c.change_custom_backups(&CustomChanges { put: vec![changed.clone()], remove }).unwrap();
+    assert_eq!(c.custom_backups(Some(&changed.app)).unwrap(), [changed]);
+    assert_eq!(c.custom_backups(None).unwrap().len(), 2);
+    // An app that has one left is not forgotten.
+    for name in ["shop", "bare"] {
+        c.add_app(&app(name, None)).unwrap();
+        c.remove_app(&AppName::suggest(name)).unwrap();
+    }
+    assert_eq!(c.forget_removed(Timestamp::MAX).unwrap(), [AppName::suggest("bare")]);
 }
 
 fn one_exclusive_job_per_app(c: &impl Catalog) {

@@ -9,6 +9,8 @@
 //!   shows the token may renew or end the job.
 //! * No job runs for ever: one whose lease ran out or whose process is gone is marked failed by the next call of
 //!   [`Catalog::expire_jobs`] or [`Catalog::begin_job`].
+//! * What opens a container is stored as the sealed text that was given, never in clear.
+//! * Custom backups are a view of the containers, as points are one of the vault.
 //! * Points are a view of the vault: they may be lost and are read again from there. A power loss may take the last
 //!   records with it (they are not synced one by one), never the consistency of the rest.
 
@@ -23,7 +25,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use backstay_model::app::AppConfig;
-use backstay_model::{AppName, Counts, Job, JobId, JobKind, JobState, Point, Result, Step};
+use backstay_model::{AppName, Counts, CustomBackup, Job, JobId, JobKind, JobState, Point, Result, Step};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -136,6 +138,32 @@ impl PointChanges {
     }
 }
 
+/// A place for custom backups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// Its name.
+    pub name: String,
+    /// Its address, without secrets.
+    pub address: String,
+    /// What opens it, sealed; none where nothing is needed.
+    pub credentials: Option<String>,
+    /// Until when that is valid, where it is known.
+    pub expires: Option<Timestamp>,
+    /// How it is talked to, as JSON.
+    pub options: String,
+    /// When it became known.
+    pub created: Timestamp,
+}
+
+/// A change of the view of custom backups.
+#[derive(Clone, Debug, Default)]
+pub struct CustomChanges {
+    /// Backups to add, or to replace what is known of them.
+    pub put: Vec<CustomBackup>,
+    /// Backups to forget: address of the container and name.
+    pub remove: Vec<(String, String)>,
+}
+
 /// The state. All methods may be called from several threads and by several processes at once.
 pub trait Catalog: Send + Sync {
     /// The place in words, for messages.
@@ -170,7 +198,7 @@ pub trait Catalog: Send + Sync {
     /// name was removed.
     fn revive_app(&self, name: &AppName) -> Result<App>;
 
-    /// Forgets apps that were removed before `limit` and have no point left in any vault; gives their names.
+    /// Forgets apps that were removed before `limit` and have no point left in any vault and no custom backup; gives their names.
     fn forget_removed(&self, limit: Timestamp) -> Result<Vec<AppName>>;
 
     /// Gives a known app another home, none for "not on this machine". `Conflict` when that belongs to another app.
@@ -182,6 +210,25 @@ pub trait Catalog: Send + Sync {
     /// Changes what is known of one vault's points, and adds `apps` whose names are free (without their
     /// home where that belongs to another app). A removed app stays removed.
     fn change_points(&self, vault: &str, changes: &PointChanges, apps: &[App]) -> Result<()>;
+
+    /// All containers by name.
+    fn containers(&self) -> Result<Vec<Container>>;
+
+    /// One container; none when it is not known.
+    fn container(&self, name: &str) -> Result<Option<Container>>;
+
+    /// Adds a container, or with `replace` changes the one of that name. `AlreadyExists` when the name is in use.
+    fn put_container(&self, container: &Container, replace: bool) -> Result<()>;
+
+    /// Forgets a container. `ContainerNotFound` when there is none, `Conflict` when the schedule of an app, removed or
+    /// not, names it.
+    fn remove_container(&self, name: &str) -> Result<Container>;
+
+    /// The custom backups of one app or of all, newest first.
+    fn custom_backups(&self, app: Option<&AppName>) -> Result<Vec<CustomBackup>>;
+
+    /// Changes what is known of custom backups.
+    fn change_custom_backups(&self, changes: &CustomChanges) -> Result<()>;
 
     /// Begins a job in this process with a lease of [`LEASE`]. `AppBusy` when an exclusive job of the app runs.
     fn begin_job(&self, job: &NewJob) -> Result<Job>;

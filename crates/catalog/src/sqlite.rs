@@ -6,6 +6,7 @@
 //! mutex that is held for one transaction only.
 
 mod apps;
+mod custom;
 mod open;
 mod rows;
 #[cfg(test)]
@@ -17,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use backstay_model::app::AppConfig;
-use backstay_model::{AppName, Code, Error, Job, JobId, JobState, Result};
+use backstay_model::{AppName, Code, CustomBackup, Error, Job, JobId, JobState, Result};
 use jiff::Timestamp;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{Connection as _, Row as _};
@@ -25,7 +26,10 @@ use tokio::runtime::Runtime;
 
 use self::rows::{JobRow, read_job, text};
 use crate::lease::{Present, over};
-use crate::{App, Catalog, Clock, End, LEASE, LogLine, NewJob, Owner, PointChanges, PointRecord, Work};
+use crate::{
+    App, Catalog, Clock, Container, CustomChanges, End, LEASE, LogLine, NewJob, Owner, PointChanges, PointRecord,
+    Work,
+};
 
 /// How long a writer waits for another one.
 const BUSY: Duration = Duration::from_secs(20);
@@ -325,6 +329,30 @@ impl Catalog for Sqlite {
             }
             Ok(())
         })
+    }
+
+    fn containers(&self) -> Result<Vec<Container>> {
+        self.read(async |db| custom::containers(db).await)
+    }
+
+    fn container(&self, name: &str) -> Result<Option<Container>> {
+        self.read(async |db| custom::container(db, name).await)
+    }
+
+    fn put_container(&self, container: &Container, replace: bool) -> Result<()> {
+        self.write(async |db| custom::put_container(db, container, replace).await)
+    }
+
+    fn remove_container(&self, name: &str) -> Result<Container> {
+        self.write(async |db| custom::remove_container(db, name).await)
+    }
+
+    fn custom_backups(&self, app: Option<&AppName>) -> Result<Vec<CustomBackup>> {
+        self.read(async |db| custom::backups(db, app).await)
+    }
+
+    fn change_custom_backups(&self, changes: &CustomChanges) -> Result<()> {
+        self.write(async |db| custom::change_backups(db, changes).await)
     }
 
     fn begin_job(&self, new: &NewJob) -> Result<Job> {

@@ -8,12 +8,17 @@ use clap::{Args, Parser, Subcommand};
 
 mod app;
 mod archive;
+mod container;
 
 pub use app::{App, AppFlags, Switch};
 pub use archive::{Export, FromArchive, Import};
+pub use container::{Container, ContainerAdd, Download, Schedule, ScheduleSet};
 
 const POINTS: &str = "POINT is an id or a unique prefix of one, `latest`, `latest~2` (safety points do not count), or a time (the newest \
                       point not after it).";
+
+const BOTH: &str = "POINT is an id or a unique prefix of one, `latest`, `latest~2` (safety points do not count), or a time (the newest \
+                    point not after it). A custom backup is named by its name or id; `latest` and times mean points of the vault.";
 
 /// Recovery points of whole web apps: taken with one command, brought back with one.
 #[derive(Parser, Debug)]
@@ -41,18 +46,22 @@ pub struct Global {
 
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Take a recovery point of an app, or of a folder, which becomes one
+    /// Take a recovery point of an app, or of a folder, which becomes one; with --container a custom backup: a zip that anybody
+    /// can open
     Backup(Backup),
-    /// List recovery points, newest first
+    /// List recovery points and custom backups, newest first
     List {
-        /// Only the points of this app
+        /// Only those of this app
         app: Option<String>,
+        /// Look into a container: its name, or its address
+        #[arg(long, value_name = "NAME|ADDRESS", conflicts_with = "removed")]
+        container: Option<String>,
         /// Also the points of removed apps
         #[arg(long)]
         removed: bool,
     },
-    /// Show one recovery point
-    #[command(after_help = POINTS)]
+    /// Show one recovery point or custom backup
+    #[command(after_help = BOTH)]
     Show(PointRef),
     /// List the files in a recovery point
     #[command(after_help = POINTS)]
@@ -68,8 +77,8 @@ pub enum Command {
     Restore(Restore),
     /// Take the last restore of an app back (or the last undo)
     Undo(Undo),
-    /// Delete a recovery point; its space is freed by `vault prune`
-    #[command(after_help = POINTS)]
+    /// Delete a recovery point, whose space is freed by `vault prune`, or a custom backup
+    #[command(after_help = BOTH)]
     Delete(Delete),
     /// Keep a recovery point whatever its age
     #[command(after_help = POINTS)]
@@ -77,14 +86,23 @@ pub enum Command {
     /// Take the pin of a recovery point away
     #[command(after_help = POINTS)]
     Unpin(OnePoint),
-    /// Read all data of a recovery point and say whether it is whole
-    #[command(after_help = POINTS)]
+    /// Read all data of a recovery point or custom backup and say whether it is whole
+    #[command(after_help = BOTH)]
     Verify(PointRef),
     /// Write a recovery point as an archive that anybody can open: NAME.zip and NAME.xml
     #[command(after_help = POINTS)]
     Export(Export),
     /// Bring an archive into the vault as a recovery point
     Import(Import),
+    /// Copy the files of a custom backup into a folder
+    #[command(after_help = "POINT is the name of the backup, its id or a unique prefix of that.")]
+    Download(Download),
+    /// Look after the containers, where custom backups go (docs/custom-backups.md)
+    #[command(subcommand)]
+    Container(Container),
+    /// Say when custom backups of an app are taken by themselves
+    #[command(subcommand)]
+    Schedule(Schedule),
     /// Look after the vault
     #[command(subcommand)]
     Vault(Vault),
@@ -122,6 +140,15 @@ pub struct Backup {
     /// Name for a folder that becomes an app [default: after the folder]
     #[arg(long, value_name = "NAME")]
     pub app: Option<String>,
+    /// Take a custom backup instead, into this container: its name, or an address (a folder with a slash)
+    #[arg(long, value_name = "NAME|ADDRESS", help_heading = "Custom backups")]
+    pub container: Option<String>,
+    /// What it is called in the container; a name in use is refused [default: APP_YYYYMMDDHHMM]
+    #[arg(long, value_name = "NAME", requires = "container", help_heading = "Custom backups")]
+    pub name: Option<String>,
+    /// Leave the app's settings readable for whoever has the zip, not only for this server
+    #[arg(long, requires = "container", help_heading = "Custom backups")]
+    pub plain_settings: bool,
     /// Ask nothing
     #[arg(long)]
     pub yes: bool,

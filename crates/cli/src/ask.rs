@@ -11,6 +11,8 @@ use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 /// Longest secret read, in bytes.
 const SECRET_MAX: u64 = 4096;
+/// Longest text that opens a container, in bytes: the key file of a service account is a document.
+const TEXT_MAX: u64 = 64 * 1024;
 
 /// Goes on when the person agrees, or has agreed beforehand.
 pub fn confirm(question: &str, agreed: bool) -> Result<()> {
@@ -45,6 +47,38 @@ pub fn secret(what: &str, file: Option<&Path>) -> Result<Secret> {
         return Err(Error::new(Code::InvalidValue, format!("{what} is empty")));
     }
     Ok(secret)
+}
+
+/// A secret that may have several lines (a key file): all of a file or of standard input, one line from a terminal.
+pub fn secret_text(what: &str, file: Option<&Path>) -> Result<Secret> {
+    match file {
+        Some(path) => {
+            let file = std::fs::File::open(path).map_err(|e| {
+                Error::new(Code::InvalidValue, format!("Cannot read {}", path.display())).because(e)
+            })?;
+            whole(file)
+        }
+        None if io::stdin().is_terminal() => typed(&format!("{what}: ")),
+        None => whole(io::stdin().lock()),
+    }
+}
+
+fn whole(from: impl io::Read) -> Result<Secret> {
+    let mut text = Secret::new(String::new());
+    let mut bytes = Vec::new();
+    from.take(TEXT_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 <= TEXT_MAX {
+        text = match std::str::from_utf8(&bytes) {
+            Ok(read) => Secret::new(read.trim()),
+            Err(_not_text) => return Err(Error::new(Code::InvalidValue, "A key must be UTF-8 text")),
+        };
+    }
+    bytes.fill(0);
+    if text.reveal().is_empty() {
+        return Err(Error::new(Code::InvalidValue, "There is no key, or it is longer than 64 KiB")
+            .advise("Give it on standard input, or name a file with --credentials-file."));
+    }
+    Ok(text)
 }
 
 /// A secret that is chosen now: typed twice on a terminal.

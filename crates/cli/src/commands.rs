@@ -3,6 +3,8 @@
 pub mod app;
 pub mod archive;
 pub mod backup;
+pub mod container;
+pub mod custom;
 pub mod job;
 pub mod kit;
 pub mod notify;
@@ -10,6 +12,7 @@ mod plan_text;
 pub mod points;
 pub mod restore;
 pub mod retention;
+pub mod schedule;
 pub mod serve;
 pub mod status;
 pub mod vault;

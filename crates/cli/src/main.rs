@@ -87,7 +87,13 @@ fn run(cli: Cli, out: &mut Out) -> Result<u8> {
     }
     match cli.command {
         Command::Backup(args) => commands::backup::run(&engine, &args, out),
-        Command::List { app, removed } => commands::points::list(&engine, app.as_deref(), removed, out),
+        Command::List { app, container: Some(container), .. } => {
+            commands::custom::list(&engine, app.as_deref(), &container, out)
+        }
+        Command::List { app, removed, .. } => commands::points::list(&engine, app.as_deref(), removed, out),
+        Command::Download(args) => commands::custom::download(&engine, &args, out),
+        Command::Container(command) => commands::container::run(&engine, command, out),
+        Command::Schedule(command) => commands::schedule::run(&engine, command, out),
         Command::Show(at) => commands::points::show(&engine, &at, out),
         Command::Files(args) => commands::points::files(&engine, &args, out),
         Command::Cat(args) => commands::points::cat(&engine, &args, out),

@@ -191,9 +191,43 @@ impl Engine {
                     .to_owned(),
             });
         }
+        found.extend(expiring(status));
+        found.extend(status.apps.iter().flat_map(custom_conditions));
         found.extend(status.apps.iter().filter(|a| a.watched).flat_map(|app| app_conditions(app, status)));
         found
     }
+}
+
+/// Containers whose keys end: one alert for all, which changes its words when there is another.
+fn expiring(status: &Status) -> Option<Condition> {
+    let each = status.containers_expiring.iter().map(|c| format!("`{}` on {}", c.name, utc(c.expires)));
+    let each: Vec<String> = each.collect();
+    (!each.is_empty()).then(|| Condition {
+        kind: "container-expiring",
+        app: None,
+        code: None,
+        message: format!("The signature of a container ends: {}", each.join(", ")),
+        advice: "Make a new signature and give it to Backstay: `backstay container add NAME --replace`.".to_owned(),
+    })
+}
+
+/// What is wrong with the scheduled custom backups of one app.
+fn custom_conditions(app: &AppStatus) -> Option<Condition> {
+    let custom = app.custom.as_ref()?;
+    let last = custom.last_result.as_ref()?;
+    let (kind, message, advice) = match (last.failed, last.code.as_deref()) {
+        (true, _) => {
+            let message = format!("The last scheduled custom backup failed: {}", last.message);
+            ("custom-failed", message, last.advice.clone())
+        }
+        (false, Some(_)) => {
+            let message = format!("The last scheduled custom backup is not complete: {}", last.message);
+            let advice = format!("`backstay list {}` shows it, `backstay show` lists what is missing and why.", app.name);
+            ("custom-partial", message, advice)
+        }
+        (false, None) => return None,
+    };
+    Some(Condition { kind, app: app.name.parse().ok(), code: last.code.clone(), message, advice })
 }
 
 /// What is wrong with one app, without what the vault is the cause of.

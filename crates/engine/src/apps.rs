@@ -10,14 +10,13 @@ use std::time::Duration;
 
 use backstay_catalog::App;
 use backstay_model::app::{AppConfig, Moment, Pause, Runtime as Kind};
-use backstay_model::{AppName, Cancel, Code, Error, JobKind, Point, Result};
+use backstay_model::{AppName, Cancel, Code, Error, JobKind, Point, PointId, Result};
 use backstay_platform::{Condition, Healthy, Held, HookTarget, Runtime, State, run_hook};
 use backstay_tree::path::escape;
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::adopt::{FOREIGN, SITES, absolute_home, app_at};
-use crate::backup::Taken;
 use crate::job::Running;
 use crate::private;
 use crate::secrets::Secrets;
@@ -414,11 +413,10 @@ impl Engine {
         &self,
         app: &App,
         home: &Path,
-        taken: Option<&Taken>,
+        point: Option<PointId>,
         job: &Running<'_>,
     ) -> Option<String> {
-        let point = taken.map(|t| t.record.point.id);
-        let about = HookTarget { job: Some(job.id()), point, failed: taken.is_none(), target: None };
+        let about = HookTarget { job: Some(job.id()), point, failed: point.is_none(), target: None };
         let ran = self.backup_hook(app, home, Moment::AfterBackup, &about, job, &Cancel::new());
         ran.err().map(|e| e.message().to_owned())
     }

@@ -119,20 +119,15 @@ impl Engine {
         let first_run = open.new.then(|| self.places(&open));
         let points = self.reconcile(open)?;
         let subject = self.subject(target, named)?;
-        let home = subject.app.home.clone().ok_or_else(|| {
-            Error::new(
-                Code::SourceNotFound,
-                format!("The home of app `{}` on this machine is not known", subject.app.name),
-            )
-            .advise(format!("Name its folder once: `backstay backup PATH --app {}`.", subject.app.name))
-        })?;
+        let home = home_of(&subject.app)?;
         let task = Task { kind: JobKind::Backup, app: Some(&subject.app.name), exclusive: true };
         let (taken, hook_failed) =
             run_for(origin, self.catalog()?, &self.clock, &task, (progress, cancel), |job| {
                 let app = &subject.app;
                 self.hook_before_backup(app, &home, job)?;
                 let taken = self.take(job, &points, &subject, &home, origin);
-                let hook_failed = self.hook_after_backup(app, &home, taken.as_ref().ok(), job);
+                let point = taken.as_ref().ok().map(|t| t.record.point.id);
+                let hook_failed = self.hook_after_backup(app, &home, point, job);
                 let taken = taken?;
                 let failures = taken.problems.iter().filter(|p| p.kind.is_failure()).count();
                 let point = &taken.record.point;
@@ -259,8 +254,14 @@ impl Engine {
 
     /// Tells the catalog of a new point, and of its app.
     fn remember(&self, points: &Points, subject: &Subject, record: &PointRecord) -> Result<()> {
-        let catalog = self.catalog()?;
+        self.remember_home(subject)?;
         let changes = PointChanges { add: vec![record.clone()], remove: Vec::new() };
+        self.catalog()?.change_points(&points.vault.id, &changes, std::slice::from_ref(&subject.app))
+    }
+
+    /// Tells the catalog of an app that has another home by now, or was removed and is protected again.
+    fn remember_home(&self, subject: &Subject) -> Result<()> {
+        let catalog = self.catalog()?;
         let name = &subject.app.name;
         if subject.new && catalog.app(name)?.is_some() {
             catalog.move_app(&subject.app)?;
@@ -272,11 +273,17 @@ impl Engine {
                 other => drop(other?),
             }
         }
-        catalog.change_points(&points.vault.id, &changes, std::slice::from_ref(&subject.app))
+        Ok(())
+    }
+
+    /// Tells the catalog of an app that was backed up somewhere else than into the vault.
+    pub(crate) fn remember_app(&self, subject: &Subject) -> Result<()> {
+        self.remember_home(subject)?;
+        self.catalog()?.change_points("", &PointChanges::default(), std::slice::from_ref(&subject.app))
     }
 
     /// Refuses a target that cannot be meant before anything is made for it.
-    fn check_target(&self, target: &Path) -> Result<()> {
+    pub(crate) fn check_target(&self, target: &Path) -> Result<()> {
         if self.is_set_up()? {
             return Ok(());
         }
@@ -293,6 +300,7 @@ impl Engine {
     pub(crate) fn exclusions(&self, app: &App, home: &Path, vault: &str) -> Result<Exclusions> {
         let real = home.canonicalize().unwrap_or_else(|_gone| home.to_owned());
         let mut inside = self.own_folders(vault);
+        inside.extend(self.container_folders()?);
         let others = self.apps()?.into_iter().filter(|other| other.name != app.name);
         inside.extend(others.filter_map(|other| other.home));
         let mut exclusions = Exclusions::new();
@@ -319,6 +327,15 @@ impl Engine {
         let vault: String = vault.chars().take(16).collect();
         Ok(folder.join(format!("{vault}-{app}.files")))
     }
+}
+
+/// The app's home, or what to do where this machine does not know it.
+pub(crate) fn home_of(app: &App) -> Result<PathBuf> {
+    app.home.clone().ok_or_else(|| {
+        let message = format!("The home of app `{}` on this machine is not known", app.name);
+        Error::new(Code::SourceNotFound, message)
+            .advise(format!("Name its folder once: `backstay backup PATH --app {}`.", app.name))
+    })
 }
 
 pub(crate) fn seconds(time: Duration) -> f64 {

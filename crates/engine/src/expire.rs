@@ -291,6 +291,12 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether the clock can be believed, by what is remembered of it and the newest thing that is known.
+    pub(crate) fn judge_clock(&self, newest: Option<Timestamp>) -> Result<Trust> {
+        let reading = self.reading(self.clock.now());
+        self.change_memory(|memory| memory.clock.judge(&reading, newest))
+    }
+
     fn reading(&self, wall: Timestamp) -> Reading {
         let since_boot_seconds = i64::try_from(self.clock.since_boot().as_secs()).unwrap_or(i64::MAX);
         Reading { wall, boot: self.clock.boot(), since_boot_seconds }

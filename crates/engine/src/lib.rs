@@ -14,6 +14,8 @@ mod archive;
 mod backup;
 mod browse;
 mod config;
+mod containers;
+mod custom;
 mod expire;
 mod filter;
 mod job;
@@ -28,6 +30,8 @@ mod private;
 mod recover;
 mod restore;
 mod runtime;
+mod schedule;
+mod sealed;
 mod secrets;
 mod select;
 mod serve;
@@ -42,6 +46,7 @@ pub use archive::{ArchiveSource, ExportReport, ExportRequest, ImportReport, Impo
 pub use backstay_archive::Name as ArchiveName;
 pub use backstay_catalog::{App, Clock, LogLine, ManualClock, PointRecord, SystemClock};
 pub use backstay_platform::{Condition as AppCondition, Healthy, State as AppState};
+pub use backstay_storage::{Hours as PaceHours, Options as StorageOptions};
 pub use backstay_tree::fs::Kind;
 pub use backstay_tree::path::escape;
 pub use backstay_vault::change;
@@ -50,6 +55,13 @@ pub use backstay_vault::diff::{Change, Difference};
 pub use backup::{BackupReport, BackupRequest, problem_name};
 pub use browse::{FileEntry, ManifestView, PointDetails, VerifyReport};
 pub use config::{parse_duration, parse_size};
+pub use containers::{
+    ContainerAdded, ContainerTest, ContainerView, NewContainer, OpenContainer, StepError, TestStep, asked_for,
+};
+pub use custom::{
+    ContainerListing, CustomDetails, CustomExpiry, CustomReport, CustomRequest, CustomVerify, CustomView, Downloaded,
+    PointOrCustom, UnreadableBackup,
+};
 pub use expire::{
     AppExpiry, ExpireRequest, ExpiredPoint, Expiry, Hold, KeptCounts, KeptPoint, Simulation, Steady, simulate,
 };
@@ -65,8 +77,11 @@ pub use notify::{Delivery, Event, Message};
 pub use points::{DamagedSnapshot, Listing};
 pub use recover::{Attached, Exported, Made, Places};
 pub use restore::{InPlace, InPlaceReport, RestorePlan, RestoreReport, RestoreRequest, Resumed};
+pub use schedule::{ScheduleChange, ScheduleView};
 pub use secrets::VaultRef;
 pub use select::Selector;
 pub use serve::{Control, Log, serve};
 pub use state::{Engine, Setup, default_state};
-pub use status::{AppStatus, LastResult, SpoolStatus, Status, VaultError, VaultStatus};
+pub use status::{
+    AppStatus, CustomStatus, ExpiringContainer, LastResult, SpoolStatus, Status, VaultError, VaultStatus,
+};

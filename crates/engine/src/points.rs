@@ -19,6 +19,7 @@ use backstay_vault::repair::REPAIRED;
 use serde::Serialize;
 
 use crate::adopt::FOREIGN;
+use crate::custom::CustomView;
 use crate::job::{Done, Task, run};
 use crate::select::Selector;
 use crate::state::{Engine, OpenVault};
@@ -53,6 +54,8 @@ pub struct DamagedSnapshot {
 pub struct Listing {
     /// Newest first.
     pub points: Vec<PointRecord>,
+    /// Custom backups as last seen, newest first.
+    pub custom: Vec<CustomView>,
     /// Snapshots of the vault that cannot be read; of which app is not known.
     pub damaged: Vec<DamagedSnapshot>,
     /// Points of removed apps that are not listed because they were not asked for.
@@ -243,8 +246,16 @@ impl Engine {
             };
         }
         let all = self.points()?;
-        let mut points = match app {
-            Some(app) => all.of(&self.listed_app(app, &all)?),
+        let name = app.and_then(|app| app.parse::<AppName>().ok());
+        let mut custom = match (app, &name) {
+            (Some(_), None) => Vec::new(),
+            _ => self.custom_backups(name.as_ref())?,
+        };
+        let mut points = match app.map(|app| self.listed_app(app, &all)) {
+            Some(Ok(app)) => all.of(&app),
+            // Known from a container only.
+            Some(Err(e)) if e.code() == Code::AppNotFound && !custom.is_empty() => Vec::new(),
+            Some(Err(e)) => return Err(e),
             None => all.records,
         };
         let before = points.len();
@@ -252,9 +263,10 @@ impl Engine {
             let gone: HashSet<AppName> =
                 self.catalog()?.removed_apps()?.into_iter().map(|a| a.name).collect();
             points.retain(|r| !gone.contains(&r.point.app));
+            custom.retain(|v| !gone.contains(&v.custom.app));
         }
         let of_removed_apps = before - points.len();
-        Ok(Listing { points, damaged: all.damaged, of_removed_apps })
+        Ok(Listing { points, custom, damaged: all.damaged, of_removed_apps })
     }
 
     /// All snapshots of a point: one, or two where a change of tags was interrupted.

@@ -14,6 +14,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 
 use crate::private;
+use crate::sealed::KeyEncryptionKey;
 
 /// The name of the file in the state folder.
 pub(crate) const FILE: &str = "secrets.json";
@@ -32,6 +33,9 @@ pub(crate) struct Secrets {
     /// The seed of the key that signs archives (base64); made when it is first needed.
     #[serde(default, with = "maybe", skip_serializing_if = "Option::is_none")]
     pub signing_key: Option<Secret>,
+    /// Keys that seal values in the catalog, oldest first: the last one seals, all of them open.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub key_encryption_keys: Vec<KeyEncryptionKey>,
     /// The vault these secrets belong to, once it is known to exist.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vault: Option<VaultRef>,
@@ -62,6 +66,7 @@ impl Secrets {
             vault_password,
             age_identity: Secret::new(identity.to_string().expose_secret()),
             signing_key: Some(Secret::new(STANDARD.encode(random::<32>()?))),
+            key_encryption_keys: Vec::new(),
             vault: None,
             other: serde_json::Map::new(),
         })
@@ -103,8 +108,7 @@ impl Secrets {
     pub fn update(&self, fs: &dyn FileSystem, folder: &Path) -> Result<()> {
         let before = Self::load(folder)?;
         let differs = |b: &Self| {
-            let other_key =
-                b.signing_key.is_some() && self.signing_key.is_some() && b.signing_key != self.signing_key;
+            let other_key = b.signing_key.is_some() && self.signing_key.is_some() && b.signing_key != self.signing_key;
             b.vault_password != self.vault_password || b.age_identity != self.age_identity || other_key
         };
         if before.as_ref().is_some_and(differs) {
@@ -112,8 +116,14 @@ impl Secrets {
             return Err(Error::new(Code::AlreadyExists, message));
         }
         let mut new = self.clone();
-        // Another process may have made it since these were read.
-        new.signing_key = new.signing_key.or_else(|| before?.signing_key);
+        // Another process may have made these since they were read: what was sealed or signed with them must stay so.
+        if let Some(before) = before {
+            new.signing_key = new.signing_key.or(before.signing_key);
+            let lost = |k: &KeyEncryptionKey| new.key_encryption_keys.iter().all(|own| own.id != k.id);
+            let mut keys: Vec<_> = before.key_encryption_keys.into_iter().filter(lost).collect();
+            keys.append(&mut new.key_encryption_keys);
+            new.key_encryption_keys = keys;
+        }
         private::replace(fs, folder, FILE, &new.to_json()?)
     }
 

@@ -10,6 +10,7 @@
 //! run did not end is still due. Asked to stop, it starts nothing more, cancels what runs (which leaves nothing half
 //! done) and ends when that has ended.
 
+mod custom;
 pub(crate) mod lock;
 pub(crate) mod note;
 mod run;
@@ -130,6 +131,8 @@ struct Shared {
     waiting: BTreeSet<AppName>,
     /// Failed runs are tried again after this time since boot.
     not_before: BTreeMap<AppName, Duration>,
+    /// The same for custom backups.
+    custom_not_before: BTreeMap<AppName, Duration>,
     pings: VecDeque<(AppName, Ping)>,
     /// The hours before this scheduler began, until they are made up for.
     down: Option<(Condition, BTreeSet<AppName>)>,
@@ -229,25 +232,49 @@ impl<'a> Hub<'a> {
             self.control.change(|_news| ());
         }
         for due in due {
-            let cancel = Cancel::new();
-            {
-                let mut shared = self.shared();
-                if shared.running.len() >= engine.config.automatic.parallel {
-                    return;
-                }
-                shared.running.insert(due.app.name.clone(), cancel.clone());
-            }
-            let engine = Arc::clone(&engine);
-            let name = due.app.name.clone();
-            let started = std::thread::Builder::new()
-                .name(format!("run {name}"))
-                .spawn_scoped(scope, move || self.run(&engine, &due, &cancel));
-            if let Err(e) = started {
-                (self.log)(format!("{name}: cannot start a thread: {e}"));
-                self.shared().running.remove(&name);
+            let (name, theirs) = (due.app.name.clone(), Arc::clone(&engine));
+            if !self.start(scope, &engine, name, move |cancel| self.run(&theirs, &due, cancel)) {
                 return;
             }
         }
+        match self.due_custom(&engine) {
+            Ok(due) => {
+                for due in due {
+                    let (name, theirs) = (due.app.name.clone(), Arc::clone(&engine));
+                    if !self.start(scope, &engine, name, move |cancel| self.run_custom(&theirs, &due, cancel)) {
+                        return;
+                    }
+                }
+            }
+            Err(e) => self.shared().last_error = Some(why(&e)),
+        }
+    }
+
+    /// Starts a run of an app in a thread of its own; false where there is no room for it now.
+    fn start<'scope>(
+        &'scope self,
+        scope: &'scope std::thread::Scope<'scope, '_>,
+        engine: &Engine,
+        name: AppName,
+        work: impl FnOnce(&Cancel) + Send + 'scope,
+    ) -> bool {
+        let cancel = Cancel::new();
+        {
+            let mut shared = self.shared();
+            if shared.running.len() >= engine.config.automatic.parallel {
+                return false;
+            }
+            shared.running.insert(name.clone(), cancel.clone());
+        }
+        let started = std::thread::Builder::new()
+            .name(format!("run {name}"))
+            .spawn_scoped(scope, move || work(&cancel));
+        if let Err(e) = started {
+            (self.log)(format!("{name}: cannot start a thread: {e}"));
+            self.shared().running.remove(&name);
+            return false;
+        }
+        true
     }
 
     /// What is due now, longest waiting first.

@@ -9,7 +9,9 @@ use std::path::Path;
 use backstay_catalog::{App, LogLine, Owner, PointRecord};
 use backstay_model::app::Pause;
 use backstay_model::schedule::{self, Moment, Next};
-use backstay_model::{AppName, Code, Error, Job, JobKind, JobState, Origin, Result};
+use backstay_model::{
+    AppName, Code, Error, Job, JobKind, JobState, Occasion, Origin, Result, Schedule,
+};
 use backstay_vault::{Folder, Vault};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -46,12 +48,36 @@ pub struct Status {
     pub spool: SpoolStatus,
     /// Why points do not expire at present, where the clock is in doubt.
     pub expiry_held: Option<String>,
+    /// Containers whose keys will soon not be valid any more, or are not.
+    pub containers_expiring: Vec<ExpiringContainer>,
     /// Alerts that hold, oldest first.
     pub alerts: Vec<AlertView>,
     /// Jobs that run now.
     pub running: Vec<Job>,
     /// Snapshots of other programs in the vault.
     pub foreign_points: usize,
+}
+
+/// A container whose key ends.
+#[derive(Clone, Debug, Serialize)]
+pub struct ExpiringContainer {
+    /// Its name.
+    pub name: String,
+    /// When.
+    pub expires: Timestamp,
+}
+
+/// The scheduled custom backups of an app at a glance.
+#[derive(Clone, Debug, Serialize)]
+pub struct CustomStatus {
+    /// What is set.
+    pub schedule: Schedule,
+    /// When the next one is due.
+    pub next_run: Option<Timestamp>,
+    /// When the newest was taken.
+    pub newest: Option<Timestamp>,
+    /// How the last run ended.
+    pub last_result: Option<LastResult>,
 }
 
 /// The vault at a glance.
@@ -126,6 +152,8 @@ pub struct AppStatus {
     pub filter_unmatched: Vec<String>,
     /// How its last backup that is over ended, where this state knows.
     pub last_backup: Option<Job>,
+    /// Its scheduled custom backups; none where it has no schedule.
+    pub custom: Option<CustomStatus>,
     /// Whether points are to be taken of it now.
     #[serde(skip)]
     pub(crate) watched: bool,
@@ -155,7 +183,9 @@ impl AppStatus {
 
     /// Whether its points are as declared and its last backup did not fail.
     fn well(&self) -> bool {
-        self.rpo_met != Some(false) && !(self.watched && self.last_result.as_ref().is_some_and(|r| r.failed))
+        let custom_failed = self.custom.as_ref().and_then(|c| c.last_result.as_ref()).is_some_and(|r| r.failed);
+        let failed = self.watched && self.last_result.as_ref().is_some_and(|r| r.failed);
+        self.rpo_met != Some(false) && !failed && !custom_failed
     }
 }
 
@@ -163,8 +193,10 @@ impl Status {
     /// Whether everything is well but that the last backup of an app left something out.
     #[must_use]
     pub fn partial(&self) -> bool {
+        let is_partial = |r: Option<&LastResult>| r.is_some_and(|r| !r.failed && r.code.is_some());
         let partial = |a: &AppStatus| {
-            a.last_result.as_ref().is_some_and(|r| !r.failed && r.code.is_some()) && a.watched
+            let custom = a.custom.as_ref().and_then(|c| c.last_result.as_ref());
+            (is_partial(a.last_result.as_ref()) && a.watched) || is_partial(custom)
         };
         self.apps.iter().any(partial)
     }
@@ -193,6 +225,7 @@ impl Engine {
                 apps: Vec::new(),
                 spool: SpoolStatus::default(),
                 expiry_held: None,
+                containers_expiring: Vec::new(),
                 alerts: Vec::new(),
                 running: Vec::new(),
                 foreign_points: 0,
@@ -205,22 +238,45 @@ impl Engine {
         let notes = self.run_notes()?;
         let view =
             View { engine: self, records: &records, spooled: &spooled, jobs: &jobs, notes: &notes, server };
-        let apps: Vec<AppStatus> = self.apps()?.iter().map(|app| view.app(app)).collect();
+        let mut apps: Vec<AppStatus> = Vec::new();
+        for app in self.apps()? {
+            apps.push(AppStatus { custom: self.custom_status(&app)?, ..view.app(&app) });
+        }
+        let expiring = self.expiring_containers()?.into_iter();
+        let containers_expiring: Vec<ExpiringContainer> =
+            expiring.map(|(name, expires)| ExpiringContainer { name, expires }).collect();
         let alerts = self.alerts()?;
         let reachable = vault.as_ref().is_none_or(|v| v.reachable);
         Ok(Status {
             state,
             set_up: secrets.is_some(),
-            well: reachable && apps.iter().all(AppStatus::well) && alerts.is_empty(),
+            well: reachable
+                && apps.iter().all(AppStatus::well)
+                && alerts.is_empty()
+                && containers_expiring.is_empty(),
             server,
             vault,
             apps,
             spool: SpoolStatus { points: spooled.len(), oldest: spooled.iter().map(|r| r.point.time).min() },
             expiry_held: self.expiry_held()?,
+            containers_expiring,
             alerts,
             running: jobs.iter().filter(|j| j.state == JobState::Running).cloned().collect(),
             foreign_points: records.iter().filter(|r| r.point.origin == Origin::Foreign).count(),
         })
+    }
+
+    fn custom_status(&self, app: &App) -> Result<Option<CustomStatus>> {
+        let Some(schedule) = app.config.schedule.clone() else { return Ok(None) };
+        let view = self.schedule_view(app)?;
+        let backups = self.catalog()?.custom_backups(Some(&app.name))?;
+        let taken = backups.iter().find(|b| b.occasion == Occasion::Scheduled && !b.removing);
+        Ok(Some(CustomStatus {
+            schedule,
+            next_run: view.next_run.filter(|_| view.server && app.home.is_some()),
+            newest: taken.map(|b| b.time),
+            last_result: view.last_result,
+        }))
     }
 
     /// The bytes of data in the vault: one listing, which may take a while in a large one.
@@ -350,6 +406,7 @@ impl View<'_> {
             last_result: self.last_result(app),
             filter_unmatched: self.noted(app).map_or_else(Vec::new, |r| r.unmatched.clone()),
             last_backup: self.jobs.iter().find(over).cloned(),
+            custom: None,
             watched,
         }
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
+use crate::{Result, Schedule};
 
 mod check;
 
@@ -45,6 +45,9 @@ pub struct AppConfig {
     pub resource_group: String,
     /// The plan.
     pub plan: String,
+    /// When custom backups are taken by themselves; none for never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Schedule>,
 }
 
 impl Default for AppConfig {
@@ -62,6 +65,7 @@ impl Default for AppConfig {
             post_restore: Vec::new(),
             resource_group: "default".to_owned(),
             plan: "default".to_owned(),
+            schedule: None,
         }
     }
 }

@@ -73,6 +73,8 @@ codes! {
     JobNotFound, No, 4, "`backstay job list` shows the jobs.";
     /// No key of that id in the vault.
     KeyNotFound, No, 4, "`backstay vault key list` shows the keys.";
+    /// No container of that name.
+    ContainerNotFound, No, 4, "`backstay container list` shows the containers; a folder is written with a slash (./backups).";
     /// There is no vault at the place named.
     VaultNotFound, No, 4, "Check the place. `backstay vault init` makes a new vault; it never does so by itself where one was expected.";
     /// An object that should exist is not in the storage.
@@ -117,6 +119,8 @@ codes! {
     ArchiveUnsupported, No, 1, "Use a newer version. Nothing was changed and nothing is damaged.";
     /// A zip without a manifest to compare it with.
     ArchiveUnverified, No, 1, "Put the .xml beside the .zip, or add --accept-unverified if you know where the archive comes from.";
+    /// A backup is larger than the plan of the app allows.
+    BackupTooLarge, No, 1, "Leave files out with a filter (docs/filter.md), or give the app another plan: `backstay app set APP --plan NAME`.";
     /// The settings of an archive cannot be opened here.
     SettingsSealed, No, 3, "Content and databases can be restored. Give the passphrase or the identity (the recovery kit of the server that made it holds it) to restore the settings too.";
 

@@ -15,6 +15,9 @@ use crate::{AppName, JobId};
 pub enum JobKind {
     /// Takes a recovery point.
     Backup,
+    /// Takes a custom backup.
+    #[serde(rename = "custom-backup")]
+    CustomBackup,
     /// Brings a point out.
     Restore,
     /// Takes a restore back.

@@ -4,6 +4,7 @@
 //! serialised; what a type means is said once, here, and used by every other crate.
 
 pub mod app;
+mod custom;
 mod error;
 mod id;
 mod job;
@@ -12,6 +13,7 @@ mod progress;
 pub mod retention;
 pub mod schedule;
 
+pub use custom::{CustomBackup, Occasion, Schedule, Signer};
 pub use error::{Code, Error, Result, Retry};
 pub use id::{AppName, JobId, ParseIdError, PointId, Secret};
 pub use job::{Job, JobKind, JobState, Step};

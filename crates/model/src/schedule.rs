@@ -81,18 +81,25 @@ pub fn offset(app: &AppName, jitter: Duration) -> Duration {
 /// What an app's schedule asks for at a moment.
 #[must_use]
 pub fn next(moment: &Moment<'_>, last: Option<&LastRun>, offset: Duration) -> Next {
-    let offset = i64::try_from(offset.as_secs()).unwrap_or(0);
+    next_of(moment, last, i64::try_from(offset.as_secs()).unwrap_or(0), HOUR)
+}
+
+/// What is remembered when the period that runs now is to pass without a run.
+pub(crate) fn passed(moment: &Moment<'_>, offset: i64, period: i64) -> LastRun {
+    let hour = moment.now.as_second().saturating_sub(offset).div_euclid(period.max(1));
+    LastRun { hour, latest: hour, boot: moment.boot.to_owned(), uptime: moment.uptime.as_secs() }
+}
+
+/// The same for periods of any length in seconds, which stand for the hours then. They begin `offset` seconds after
+/// multiples of the period since 1970.
+pub(crate) fn next_of(moment: &Moment<'_>, last: Option<&LastRun>, offset: i64, period: i64) -> Next {
+    let period = period.max(1);
     let now = moment.now.as_second();
-    let hour = now.saturating_sub(offset).div_euclid(HOUR);
-    let at = |hour: i64| hour.saturating_mul(HOUR).saturating_add(offset);
+    let hour = now.saturating_sub(offset).div_euclid(period);
+    let at = |hour: i64| hour.saturating_mul(period).saturating_add(offset);
     let until =
         |hour: i64| Duration::from_secs(u64::try_from(at(hour).saturating_sub(now)).unwrap_or(0).max(1));
-    let remember = |latest: i64| LastRun {
-        hour,
-        latest: latest.max(hour),
-        boot: moment.boot.to_owned(),
-        uptime: moment.uptime.as_secs(),
-    };
+    let remember = |latest: i64| LastRun { latest: latest.max(hour), ..passed(moment, offset, period) };
     let Some(last) = last else { return Next::Run { last: remember(hour), missed: None } };
     if hour > last.hour {
         let first = last.latest.max(last.hour).saturating_add(1);
@@ -113,7 +120,7 @@ pub fn next(moment: &Moment<'_>, last: Option<&LastRun>, offset: Duration) -> Ne
         return Next::Wait { time: until(hour.saturating_add(1)), settle: Some(remember(last.latest)) };
     }
     let since = moment.uptime.saturating_sub(Duration::from_secs(last.uptime));
-    match Duration::from_secs(HOUR.unsigned_abs()).checked_sub(since) {
+    match Duration::from_secs(period.unsigned_abs()).checked_sub(since) {
         None | Some(Duration::ZERO) => Next::Run { last: remember(last.latest), missed: None },
         Some(time) => Next::Wait { time, settle: None },
     }

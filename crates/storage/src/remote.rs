@@ -153,8 +153,16 @@ impl Remote {
     ///
     /// `before` must lie further back than the longest upload that may be running.
     pub fn sweep(&self, before: Timestamp) -> Result<Vec<Abandoned>> {
+        self.sweep_some(before, &|_all| true)
+    }
+
+    /// The same for those that `which` chooses: the caller may know of an upload that nobody will end it.
+    pub fn sweep_some(&self, before: Timestamp, which: &dyn Fn(&Abandoned) -> bool) -> Result<Vec<Abandoned>> {
         let mut given_up = Vec::new();
         for (abandoned, begun) in self.begun_before(before)? {
+            if !which(&abandoned) {
+                continue;
+            }
             let inner = Arc::clone(&self.inner);
             runtime::wait(async move { inner.abort(&begun.key, &begun.id).await })?;
             given_up.push(abandoned);

@@ -123,7 +123,8 @@ pub(super) async fn revive(db: &mut SqliteConnection, name: &AppName) -> Step<Ap
 
 pub(super) async fn forget(db: &mut SqliteConnection, limit: Timestamp) -> Step<Vec<AppName>> {
     let rows = sqlx::query(
-        "DELETE FROM apps WHERE removed < ? AND name NOT IN (SELECT app FROM points) RETURNING name",
+        "DELETE FROM apps WHERE removed < ? AND name NOT IN (SELECT app FROM points)
+         AND name NOT IN (SELECT app FROM custom_backups) RETURNING name",
     )
     .bind(text(limit))
     .fetch_all(db)

@@ -21,6 +21,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "state", include_str!("../../migrations/sqlite/0001_state.sql")),
     (2, "apps", include_str!("../../migrations/sqlite/0002_apps.sql")),
     (3, "watch", include_str!("../../migrations/sqlite/0003_watch.sql")),
+    (4, "containers", include_str!("../../migrations/sqlite/0004_containers.sql")),
 ];
 
 pub(super) async fn connect(path: &Path) -> Result<SqliteConnection> {

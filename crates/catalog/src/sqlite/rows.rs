@@ -64,7 +64,7 @@ pub(super) fn time(row: &SqliteRow, column: &str) -> Step<Timestamp> {
     Ok(parse_time(row.try_get(column)?)?)
 }
 
-fn time_or_none(row: &SqliteRow, column: &str) -> Step<Option<Timestamp>> {
+pub(super) fn time_or_none(row: &SqliteRow, column: &str) -> Step<Option<Timestamp>> {
     Ok(row.try_get::<Option<&str>, _>(column)?.map(parse_time).transpose()?)
 }
 

@@ -1,9 +1,10 @@
 //! `backstay backup`
 
-use backstay_engine::{BackupReport, BackupRequest, Engine, problem_name};
+use backstay_engine::{BackupReport, BackupRequest, Engine, Places, problem_name};
 use backstay_model::{AppName, Code, Result};
 
 use crate::args;
+use crate::commands::custom;
 use crate::failure::{partial, say};
 use crate::out::Out;
 use crate::progress::Meter;
@@ -12,6 +13,9 @@ use crate::text::{count, duration, number, size};
 
 /// Takes a point and says what it holds.
 pub fn run(engine: &Engine, args: &args::Backup, out: &mut Out) -> Result<u8> {
+    if let Some(container) = &args.container {
+        return custom::take(engine, args, container, out);
+    }
     let name = args.app.as_deref().map(str::parse::<AppName>).transpose()?;
     let cancel = signals::watch()?;
     let report = {
@@ -74,19 +78,35 @@ fn tell_places(report: &BackupReport) {
         say(format!("{} is app `{app}` from now on.", report.home));
     }
     let Some(places) = &report.first_run else { return };
-    say(format!(
-        "\nThis was the first backup. Made for it:\n  state    {}\n  secrets  {}\n  vault    {}",
-        places.state, places.secrets, places.vault
-    ));
+    tell_made(places);
     if report.vault_on_same_disk {
         say(
             "The vault lies on the same disk as the app: it does not survive that disk. To put it elsewhere:\n  \
              backstay vault copy DIR && backstay vault attach DIR      (or --vault DIR on a first backup)",
         );
     }
+    tell_kit();
+    say(format!("To bring the app out again:\n  backstay restore {app} --directory DIR"));
+}
+
+/// What was made for a first backup.
+fn tell_made(places: &Places) {
+    say(format!(
+        "\nThis was the first backup. Made for it:\n  state    {}\n  secrets  {}\n  vault    {}",
+        places.state, places.secrets, places.vault
+    ));
+}
+
+/// Why a kit is needed.
+fn tell_kit() {
     say(
         "Keep a recovery kit away from this machine: without it, or the secrets, nobody can open the vault.\n  \
          backstay kit export FILE",
     );
-    say(format!("To bring the app out again:\n  backstay restore {app} --directory DIR"));
+}
+
+/// The same where the first backup went into a container.
+pub fn tell_first_run(places: &Places) {
+    tell_made(places);
+    tell_kit();
 }

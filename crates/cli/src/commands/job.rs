@@ -1,7 +1,7 @@
 //! `backstay job …`
 
 use backstay_engine::{Engine, LogLine};
-use backstay_model::{Job, JobState, Result};
+use backstay_model::{Job, JobKind, JobState, Result};
 use serde::Serialize;
 
 use crate::args;
@@ -69,7 +69,10 @@ pub fn state(state: JobState) -> &'static str {
 
 /// The kind as one word.
 pub fn kind(job: &Job) -> String {
-    format!("{:?}", job.kind).to_lowercase()
+    match job.kind {
+        JobKind::CustomBackup => "custom backup".to_owned(),
+        kind => format!("{kind:?}").to_lowercase(),
+    }
 }
 
 fn took(job: &Job) -> String {

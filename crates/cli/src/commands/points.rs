@@ -3,12 +3,13 @@
 use std::io::Write as _;
 
 use backstay_engine::{
-    Change, Compared, DamagedSnapshot, Difference, Engine, FileEntry, PointDetails, PointRecord, Selector,
-    problem_name, shown_path,
+    Change, Compared, CustomView, DamagedSnapshot, Difference, Engine, FileEntry, Listing, PointDetails,
+    PointOrCustom, PointRecord, Selector, problem_name, shown_path,
 };
-use backstay_model::{Cancel, Code, Error, Origin, PointStatus, Problem, ProblemKind, Result};
+use backstay_model::{Cancel, Code, Error, Origin, Problem, ProblemKind, Result};
 use serde::Serialize;
 
+use crate::commands::custom::{self, status};
 use crate::failure::{partial, say};
 use crate::out::Out;
 use crate::progress::Meter;
@@ -39,21 +40,13 @@ pub fn origin(origin: Origin) -> &'static str {
     }
 }
 
-/// One word for people.
-fn status(status: PointStatus) -> &'static str {
-    match status {
-        PointStatus::Succeeded => "succeeded",
-        PointStatus::PartiallySucceeded => "partial",
-    }
-}
-
 /// All points, or those of one app.
 pub fn list(engine: &Engine, app: Option<&str>, removed: bool, out: &mut Out) -> Result<u8> {
     let listing = match removed && app.is_none() {
         true => engine.list_with_removed()?,
         false => engine.list(app)?,
     };
-    if listing.points.is_empty() {
+    if listing.points.is_empty() && listing.custom.is_empty() {
         match app {
             Some(app) => say(format!("App `{app}` has no points in the state {}.", engine.state().display())),
             None => say(format!(
@@ -62,7 +55,7 @@ pub fn list(engine: &Engine, app: Option<&str>, removed: bool, out: &mut Out) ->
             )),
         }
     }
-    out.either(&listing, |l| if l.points.is_empty() { String::new() } else { table(&l.points) })?;
+    out.either(&listing, table)?;
     out.finish()?;
     if listing.of_removed_apps > 0 {
         let points = count(u64::try_from(listing.of_removed_apps).unwrap_or(u64::MAX), "point");
@@ -80,33 +73,66 @@ pub fn list(engine: &Engine, app: Option<&str>, removed: bool, out: &mut Out) ->
     Ok(partial("snapshots in the vault that cannot be read; `backstay vault check` says more", &lost))
 }
 
-fn table(points: &[PointRecord]) -> String {
-    let foreign = points.iter().any(|r| r.point.origin == Origin::Foreign);
+/// Points and custom backups, newest first.
+fn table(listing: &Listing) -> String {
+    let foreign = listing.points.iter().any(|r| r.point.origin == Origin::Foreign);
     let mut headings = vec!["APP", "POINT", "TIME", "ORIGIN", "STATUS", " FILES", " SIZE", " ADDED", "NOTE"];
-    if foreign {
-        headings.push("FROM");
+    let last = match (foreign, listing.custom.is_empty()) {
+        (false, true) => None,
+        (true, true) => Some("FROM"),
+        (_, false) => Some("WHERE"),
+    };
+    headings.extend(last);
+    let points = listing.points.iter().map(|r| (r.point.time, r.point.id, point_cells(r, last.is_some())));
+    let custom = listing.custom.iter().map(|v| (v.custom.time, v.custom.id, custom_cells(v)));
+    let mut rows: Vec<_> = points.chain(custom).collect();
+    rows.sort_by_key(|(time, id, _)| std::cmp::Reverse((*time, *id)));
+    if rows.is_empty() {
+        return String::new();
     }
     let mut table = Table::new(&headings);
-    for record in points {
-        let point = &record.point;
-        let mut cells = vec![
-            point.app.to_string(),
-            point.id.short(),
-            time(point.time),
-            origin(point.origin).to_owned(),
-            status(point.status).to_owned(),
-            number(point.files),
-            size(point.bytes),
-            size(point.added_bytes),
-            if point.pinned { "pinned".to_owned() } else { String::new() },
-        ];
-        if point.origin == Origin::Foreign {
-            let paths: Vec<String> = record.paths.iter().map(|p| p.escape_debug().to_string()).collect();
-            cells.push(format!("{}:{}", record.host.escape_debug(), paths.join(",")));
-        }
+    for (_, _, cells) in rows {
         table.row(cells);
     }
     table.to_string()
+}
+
+fn point_cells(record: &PointRecord, with_place: bool) -> Vec<String> {
+    let point = &record.point;
+    let mut cells = vec![
+        point.app.to_string(),
+        point.id.short(),
+        time(point.time),
+        origin(point.origin).to_owned(),
+        status(point.status).to_owned(),
+        number(point.files),
+        size(point.bytes),
+        size(point.added_bytes),
+        if point.pinned { "pinned".to_owned() } else { String::new() },
+    ];
+    if point.origin == Origin::Foreign {
+        let paths: Vec<String> = record.paths.iter().map(|p| p.escape_debug().to_string()).collect();
+        cells.push(format!("{}:{}", record.host.escape_debug(), paths.join(",")));
+    } else if with_place {
+        cells.push("vault".to_owned());
+    }
+    cells
+}
+
+fn custom_cells(view: &CustomView) -> Vec<String> {
+    let custom = &view.custom;
+    vec![
+        custom.app.to_string(),
+        custom.id.short(),
+        time(custom.time),
+        custom::origin(custom.occasion).to_owned(),
+        status(custom.status).to_owned(),
+        number(custom.files),
+        size(custom.bytes),
+        size(custom.stored_bytes),
+        custom::note(view),
+        custom::place(view),
+    ]
 }
 
 fn selector(text: &str) -> Result<Selector> {
@@ -115,6 +141,9 @@ fn selector(text: &str) -> Result<Selector> {
 
 /// One point in detail.
 pub fn show(engine: &Engine, at: &args::PointRef, out: &mut Out) -> Result<u8> {
+    if let Some(view) = engine.find_custom(&at.app, &at.point)? {
+        return custom::show(engine, view, out);
+    }
     let details = engine.show(&at.app, &selector(&at.point)?)?;
     out.either(&details, details_text)?;
     Ok(0)
@@ -260,8 +289,10 @@ fn difference_line(difference: &Difference) -> String {
 
 /// Deletes a point after asking.
 pub fn delete(engine: &Engine, args: &args::Delete, out: &mut Out) -> Result<u8> {
-    let at = selector(&args.at.point)?;
-    let found = engine.point(&args.at.app, &at)?;
+    let found = match engine.point_or_custom(&args.at.app, &args.at.point)? {
+        PointOrCustom::Point(found) => found,
+        PointOrCustom::Custom(view) => return custom::delete(engine, *view, args.yes, out),
+    };
     let point = &found.point;
     ask::confirm(
         &format!("Delete point {} of {} from {} for good?", point.id.short(), point.app, time(point.time)),
@@ -290,6 +321,9 @@ pub fn pin(engine: &Engine, at: &args::OnePoint, pinned: bool, out: &mut Out) ->
 
 /// Reads all data of a point.
 pub fn verify(engine: &Engine, at: &args::PointRef, out: &mut Out) -> Result<u8> {
+    if let Some(view) = engine.find_custom(&at.app, &at.point)? {
+        return custom::verify(engine, view, out);
+    }
     let cancel = signals::watch()?;
     let report = {
         let meter = Meter::start();

@@ -54,6 +54,10 @@ fn text(status: &Status) -> String {
     if !status.apps.is_empty() {
         lines.push_str(&format!("Server  {}\n\n", if status.server { "running" } else { "not running" }));
         lines.push_str(&apps(&status.apps));
+        lines.push_str(&custom(&status.apps));
+    }
+    for container in &status.containers_expiring {
+        lines.push_str(&format!("\nThe signature of container {} ends {}\n", container.name, time(container.expires)));
     }
     if status.spool.points > 0 {
         let n = u64::try_from(status.spool.points).unwrap_or(u64::MAX);
@@ -141,4 +145,34 @@ fn next(app: &AppStatus, now: Timestamp) -> String {
         }
         None => "-".to_owned(),
     }
+}
+
+/// The schedules of custom backups.
+fn custom(apps: &[AppStatus]) -> String {
+    let scheduled: Vec<_> = apps.iter().filter_map(|a| Some((a, a.custom.as_ref()?))).collect();
+    if scheduled.is_empty() {
+        return String::new();
+    }
+    let now = Timestamp::now();
+    let mut table = Table::new(&["CUSTOM", "SCHEDULE", "NEWEST", "LAST", "NEXT"]);
+    for (app, custom) in scheduled {
+        let last = match &custom.last_result {
+            Some(last) if last.failed => format!("failed ({})", last.code.as_deref().unwrap_or("no code")),
+            Some(last) => if last.code.is_some() { "partial" } else { "succeeded" }.to_owned(),
+            None => "-".to_owned(),
+        };
+        let next = match custom.next_run {
+            Some(at) if at <= now => "due".to_owned(),
+            Some(at) => time(at),
+            None => "-".to_owned(),
+        };
+        table.row([
+            app.name.clone(),
+            custom.schedule.to_string(),
+            custom.newest.map_or_else(|| "none".to_owned(), |newest| age(newest, now)),
+            last,
+            next,
+        ]);
+    }
+    format!("\n{table}")
 }

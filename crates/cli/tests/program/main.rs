@@ -7,6 +7,7 @@
 
 mod apps;
 mod archive;
+mod custom;
 mod first_run;
 mod foreign;
 mod in_place;

@@ -22,7 +22,7 @@ const TRIES: u32 = 3;
 /// How long a failed run waits for its next try.
 const PAUSE: Duration = Duration::from_secs(300);
 /// The lowest priority there is.
-const NICE: i32 = 19;
+pub(super) const NICE: i32 = 19;
 
 impl Hub<'_> {
     /// The whole life of the thread of a run.
@@ -146,7 +146,7 @@ impl Hub<'_> {
     }
 }
 
-fn failed(engine: &Engine, e: &Error) -> RunResult {
+pub(super) fn failed(engine: &Engine, e: &Error) -> RunResult {
     RunResult {
         ended: engine.clock.now(),
         failed: true,

@@ -31,7 +31,8 @@ pub(super) fn config(config: &AppConfig) -> Result<()> {
     config.excludes.iter().try_for_each(|line| text("An exclude", line))?;
     config.post_restore.iter().try_for_each(replace)?;
     group("resource group", &config.resource_group)?;
-    group("plan", &config.plan)
+    group("plan", &config.plan)?;
+    config.schedule.as_ref().map_or(Ok(()), crate::Schedule::check)
 }
 
 fn bad(message: impl Into<String>) -> Error {

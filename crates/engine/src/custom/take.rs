@@ -1,0 +1,476 @@
+//! Taking a custom backup.
+//!
+//! Order: leftovers of dead jobs go; the name is reserved; the zip is streamed; the lease is looked at once more; the log and
+//! last the manifest are written. A run that fails takes back what it wrote, unless its lease is gone: then the name
+//! may be somebody else's by now, and the next run clears it.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::Instant;
+
+use backstay_archive::source::Stream;
+use backstay_archive::{
+    Consistency, Live, Manifest, Name, Options, Seal, Settings, Step, Writer, Written, ZipRecord,
+    is_partial, place as objects, seal,
+};
+use backstay_catalog::{App, CustomChanges};
+use backstay_model::app::AppConfig;
+use backstay_model::{
+    AppName, Cancel, Code, CustomBackup, Error, JobId, JobKind, Occasion, Origin, Phase, PointId, PointStatus,
+    Problem, Progress, Result, Signer,
+};
+use backstay_tree::fs::FileTime;
+use backstay_tree::path::escape;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::filter::Asked;
+use super::leftovers::first_line;
+use crate::adopt::Subject;
+use crate::backup::{home_of, problem_name, seconds};
+use crate::containers::OpenContainer;
+use crate::filter::{self, AppFilter, FilterRecord};
+use crate::job::{Done, Running, Task, run_for};
+use crate::notify::{host, why};
+use crate::recover::Places;
+use crate::secrets::{Secrets, random};
+use crate::state::Engine;
+use crate::place;
+
+/// The version of the settings in an archive.
+const SETTINGS: u32 = 1;
+/// So many numbers are tried behind a default name that is in use.
+const VERSIONS: u32 = 99;
+/// Most problems that are written into the log; all of them are in the manifest.
+const LOGGED: usize = 1_000;
+
+/// A custom backup to be taken.
+#[derive(Clone, Copy, Debug)]
+pub struct CustomRequest<'a> {
+    /// Name of a known app, or a folder.
+    pub target: &'a Path,
+    /// Name for a folder that becomes an app; none for one after the folder.
+    pub named: Option<&'a AppName>,
+    /// Name or address of the container.
+    pub container: &'a str,
+    /// Its name there; none for one after the app and the time.
+    pub name: Option<&'a str>,
+    /// Leave the app's settings readable for everybody.
+    pub plain_settings: bool,
+    /// Who asks for it.
+    pub occasion: Occasion,
+}
+
+/// What became of a custom backup.
+#[derive(Clone, Debug, Serialize)]
+pub struct CustomReport {
+    /// The backup.
+    pub custom: CustomBackup,
+    /// The container as it was named.
+    pub container: String,
+    /// The app's home.
+    pub home: String,
+    /// Whether the folder became an app by this.
+    pub new_app: bool,
+    /// Whether the app had been removed and is protected again.
+    pub revived: bool,
+    /// What a person should know: what could not be read, what was left out.
+    pub problems: Vec<Problem>,
+    /// The filter that was obeyed.
+    pub filter: FilterRecord,
+    /// What dead jobs had left in the container and was removed.
+    pub cleared: Vec<String>,
+    /// Why the hook after the backup failed, where it did. The backup is complete all the same.
+    pub hook_failed: Option<String>,
+    /// The job that did it.
+    pub job: JobId,
+    /// How long it took.
+    pub seconds: f64,
+    /// Where everything is, when this command made it.
+    pub first_run: Option<Places>,
+}
+
+impl CustomReport {
+    /// The problems that make the backup partial.
+    #[must_use]
+    pub fn failures(&self) -> Vec<Problem> {
+        self.problems.iter().filter(|p| p.kind.is_failure()).cloned().collect()
+    }
+}
+
+/// The settings as they lie in an archive.
+#[derive(Serialize)]
+struct AppSettings<'a> {
+    backstay_settings: u32,
+    app: &'a AppName,
+    kind: &'a str,
+    config: &'a AppConfig,
+}
+
+/// What a backup is made of.
+struct Work<'a> {
+    job: &'a Running<'a>,
+    container: &'a OpenContainer,
+    app: &'a App,
+    home: &'a Path,
+    secrets: &'a Secrets,
+    plain_settings: bool,
+    occasion: Occasion,
+}
+
+/// What was written.
+struct Taken {
+    backup: CustomBackup,
+    problems: Vec<Problem>,
+    filter: FilterRecord,
+    cleared: Vec<String>,
+    job: JobId,
+}
+
+impl Engine {
+    /// Takes a custom backup of the app that the target names, or of the folder at the target, which becomes one.
+    pub fn custom_backup(
+        &self,
+        request: &CustomRequest<'_>,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<CustomReport> {
+        let begun = Instant::now();
+        let chosen = request.name.map(Name::parse).transpose()?;
+        self.check_target(request.target)?;
+        let container = self.container_open(request.container)?;
+        let (secrets, first_run) = self.secrets_or_new()?;
+        let subject = self.subject(request.target, request.named)?;
+        let app = &subject.app;
+        let home = home_of(app)?;
+        refuse_inside_out(&container, &home)?;
+        let task = Task { kind: JobKind::CustomBackup, app: Some(&app.name), exclusive: true };
+        // A scheduled one may be cancelled by hand, an automatic point may not.
+        let watch = (progress, cancel);
+        let (taken, hook_failed) =
+            run_for(Origin::Manual, self.catalog()?, &self.clock, &task, watch, |job| {
+                self.hook_before_backup(app, &home, job)?;
+                let work = Work {
+                    job,
+                    container: &container,
+                    app,
+                    home: &home,
+                    secrets: &secrets,
+                    plain_settings: request.plain_settings,
+                    occasion: request.occasion,
+                };
+                let taken = self.take_custom(&work, &subject, chosen.as_ref());
+                let point = taken.as_ref().ok().map(|t| t.backup.id);
+                let hook_failed = self.hook_after_backup(app, &home, point, job);
+                Ok(told(taken?, hook_failed, &container))
+            })?;
+        Ok(CustomReport {
+            custom: taken.backup,
+            container: container.shown().to_owned(),
+            home: escape(home.as_os_str()),
+            new_app: subject.new,
+            revived: subject.app.removed.is_some(),
+            problems: taken.problems,
+            filter: taken.filter,
+            cleared: taken.cleared,
+            hook_failed,
+            job: taken.job,
+            seconds: seconds(begun.elapsed()),
+            first_run,
+        })
+    }
+
+    /// The work of the job, from the leftovers of others to the commit.
+    fn take_custom(&self, work: &Work<'_>, subject: &Subject, chosen: Option<&Name>) -> Result<Taken> {
+        let storage = &*work.container.storage;
+        let started = self.clock.now();
+        let mut problems = Vec::new();
+        let cleared = match self.clear_leftovers(work.container) {
+            Ok(cleared) => cleared,
+            Err(e) if e.code() == Code::Cancelled => return Err(e),
+            // It stands in nobody's way; what hinders the backup itself is told by the backup.
+            Err(e) => {
+                let detail = format!("What dead jobs left in the container could not be removed: {}", why(&e));
+                problems.push(Problem { path: String::new(), kind: backstay_model::ProblemKind::Told, detail });
+                Vec::new()
+            }
+        };
+        for name in &cleared {
+            work.job.log(format!("Removed what a job that died left of {name}"));
+        }
+        let head = |name: &Name| {
+            let about = format!("of {} on {}: {} into {}", program(), host(), work.app.name, name.as_str());
+            first_line(&work.job.id(), &format!("{about}, begun {started}"))
+        };
+        let name = reserve(work, chosen, started, &head)?;
+        let done = self.write_custom(work, &name, &head(&name), started, problems);
+        match done {
+            Ok((backup, problems, filter)) => {
+                self.remember_app(subject)?;
+                let changes = CustomChanges { put: vec![backup.clone()], remove: Vec::new() };
+                self.catalog()?.change_custom_backups(&changes)?;
+                Ok(Taken { backup, problems, filter, cleared, job: work.job.id() })
+            }
+            Err(e) => {
+                let lost = e.code() == Code::LeaseLost || work.job.lease_is_lost();
+                if !lost && let Err(stays) = objects::remove(storage, &name) {
+                    work.job.log(format!("What was written could not be removed: {}", why(&stays)));
+                }
+                Err(e)
+            }
+        }
+    }
+
+    /// Writes zip, log and manifest of a name that is held.
+    fn write_custom(
+        &self,
+        work: &Work<'_>,
+        name: &Name,
+        head: &str,
+        started: Timestamp,
+        mut problems: Vec<Problem>,
+    ) -> Result<(CustomBackup, Vec<Problem>, FilterRecord)> {
+        let job = work.job;
+        let settings = settings(work)?;
+        let app_filter = filter::load(&*self.fs, work.home, &work.app.config.excludes)?;
+        let asked = Asked::new(app_filter.filter.clone());
+        let before = self.catalog()?.custom_backups(Some(&work.app.name))?.into_iter().next();
+        job.phase(Phase::Reading);
+        if let Some(before) = &before {
+            job.expect(before.files, before.bytes);
+        }
+        let reading = self.clock.now();
+        let mut zip = Writer::new(objects::Zip::begin(&*work.container.storage, name)?, Options::default())?;
+        let live = self.live(work)?.leave_out(|path, _| asked.leaves_out(path));
+        zip.add(&live, &Totals(job), job.cancel())?;
+        let time = FileTime { secs: started.as_second(), nanos: 0 };
+        let stream = Stream::new(settings.file, time, std::io::Cursor::new(settings.bytes.clone()));
+        zip.add(&stream, &Totals(job), job.cancel())?;
+        let (out, written) = zip.finish(time)?;
+        let ended = self.clock.now();
+        asked.thin(&mut problems);
+        let Written { size, sha256, entries, problems: found } = written;
+        let mut found = found;
+        asked.thin(&mut found);
+        problems.extend(found);
+        let record = tell_filter(&app_filter, &asked, before.as_ref(), job, &mut problems);
+        job.phase(Phase::Committing);
+        job.still_ours()?;
+        out.commit()?;
+        let (counts, id) = (content(&entries), PointId::from_bytes(random()?));
+        let manifest = Manifest {
+            program: program().to_owned(),
+            app: work.app.name.to_string(),
+            slot: None,
+            point: Some(id),
+            kind: work.app.kind.clone(),
+            host: host(),
+            home: escape(work.home.as_os_str()),
+            host_names: Vec::new(),
+            started,
+            ended,
+            consistency: Consistency {
+                class: "files-only".to_owned(),
+                steps: vec![Step { what: "files".to_owned(), started: reading, ended, position: None }],
+            },
+            databases: Vec::new(),
+            settings: Some(Settings { file: settings.file.to_owned(), sealed: settings.sealed }),
+            filter: record.rules.clone(),
+            problems,
+            zip: ZipRecord { name: last_part(&name.zip()).to_owned(), size, sha256 },
+            entries,
+        };
+        self.commit_custom(work, name, head, &manifest)?;
+        let backup = CustomBackup {
+            id,
+            app: work.app.name.clone(),
+            container: work.container.address.clone(),
+            name: name.as_str().to_owned(),
+            time: started,
+            occasion: work.occasion,
+            status: status(&manifest.problems),
+            files: counts.0,
+            bytes: counts.1,
+            stored_bytes: size,
+            host: manifest.host,
+            home: manifest.home,
+            signer: Signer::ThisServer,
+            removing: false,
+            unmatched: record.unmatched.clone(),
+        };
+        Ok((backup, manifest.problems, record))
+    }
+
+    /// Makes it a backup. A process that was frozen between its look at the lease and the last write may have lost its zip
+    /// to a run that took it for dead: so it is looked at once more.
+    fn commit_custom(&self, work: &Work<'_>, name: &Name, head: &str, manifest: &Manifest) -> Result<()> {
+        let storage = &*work.container.storage;
+        let xml = manifest.to_xml(Some(&self.signing_key()?));
+        let log = log(head, manifest);
+        work.job.still_ours()?;
+        objects::commit(storage, name, &log, &xml)?;
+        match storage.size(&name.zip()) {
+            Ok(size) if size == manifest.zip.size => Ok(()),
+            Err(e) if e.code() != Code::ObjectNotFound => Err(e),
+            _ => {
+                let _gone = storage.delete(&name.xml());
+                let message = format!("{} was removed while its manifest was written", name.zip());
+                Err(Error::new(Code::LeaseLost, message))
+            }
+        }
+    }
+
+    /// The home as the source of an archive, without what is not part of it.
+    fn live<'w>(&self, work: &Work<'_>) -> Result<Live<'w>> {
+        let vault = self.vault_address(Some(work.secrets))?;
+        let mut exclusions = self.exclusions(work.app, work.home, &vault)?;
+        exclusions.add_workplaces();
+        if let Some(folder) = place::local(&work.container.address) {
+            exclusions.add_folder(&*self.fs, &folder).map_err(|e| {
+                Error::new(Code::SourceNotFound, format!("Cannot look at {}", folder.display())).because(e)
+            })?;
+        }
+        Live::open(self.fs.clone(), work.home, exclusions)
+    }
+}
+
+fn program() -> &'static str {
+    concat!("backstay ", env!("CARGO_PKG_VERSION"))
+}
+
+/// The last component of an object's name.
+pub(super) fn last_part(name: &str) -> &str {
+    name.rsplit('/').next().unwrap_or(name)
+}
+
+pub(super) fn status(problems: &[Problem]) -> PointStatus {
+    if is_partial(problems) { PointStatus::PartiallySucceeded } else { PointStatus::Succeeded }
+}
+
+/// Files of the home among the entries, and the bytes of their content.
+pub(super) fn content(entries: &[backstay_archive::EntryRecord]) -> (u64, u64) {
+    let files = entries.iter().filter(|e| e.name.starts_with(b"fs/") && !e.name.ends_with(b"/"));
+    files.fold((0, 0), |(files, bytes), e| (files + 1, bytes + e.size))
+}
+
+/// A container in which the home itself lies, or is the home, would hold its own backups.
+fn refuse_inside_out(container: &OpenContainer, home: &Path) -> Result<()> {
+    let Some(folder) = place::local(&container.address) else { return Ok(()) };
+    let real = |p: &Path| p.canonicalize().unwrap_or_else(|_gone| p.to_owned());
+    if real(&folder) == real(home) {
+        let message = format!("The container {} is the home of the app itself", folder.display());
+        return Err(Error::new(Code::Conflict, message).advise("Name another folder, outside of the app."));
+    }
+    Ok(())
+}
+
+/// Takes a name: the chosen one or none, or the default one with the first number that is free.
+fn reserve(
+    work: &Work<'_>,
+    chosen: Option<&Name>,
+    started: Timestamp,
+    head: &dyn Fn(&Name) -> String,
+) -> Result<Name> {
+    let storage = &*work.container.storage;
+    if let Some(name) = chosen {
+        let told = |e: Error| match e.code() {
+            Code::AlreadyExists => e.advise("Choose another --name, or leave it out for one with the time."),
+            _ => e,
+        };
+        return objects::reserve(storage, name, &head(name)).map(|()| name.clone()).map_err(told);
+    }
+    let base = Name::of(&work.app.name, started);
+    let mut names = std::iter::once(base.clone()).chain((2..=VERSIONS).map(|n| base.version(n)));
+    loop {
+        let Some(name) = names.next() else {
+            let message = format!("{} and {VERSIONS} names after it are in use", base.as_str());
+            return Err(Error::new(Code::AlreadyExists, message).advise("Choose a name with --name."));
+        };
+        match objects::reserve(storage, &name, &head(&name)) {
+            Err(e) if e.code() == Code::AlreadyExists => work.job.cancel().check()?,
+            other => return other.map(|()| name),
+        }
+    }
+}
+
+/// The settings of the app, sealed for this server unless they are to be plain.
+fn settings(work: &Work<'_>) -> Result<seal::SealedSettings> {
+    let app = work.app;
+    let all = AppSettings { backstay_settings: SETTINGS, app: &app.name, kind: &app.kind, config: &app.config };
+    let json = serde_json::to_vec_pretty(&all)
+        .map_err(|e| Error::new(Code::Internal, "The settings cannot be written").because(e))?;
+    let by = match work.plain_settings {
+        true => Seal::Plain,
+        false => Seal::Recipients(vec![seal::recipient_of(&work.secrets.age_identity)?]),
+    };
+    seal::seal(&json, &by)
+}
+
+/// What is to be told about the filter, and what the manifest says of it.
+fn tell_filter(
+    filter: &AppFilter,
+    asked: &Asked,
+    before: Option<&CustomBackup>,
+    job: &Running<'_>,
+    problems: &mut Vec<Problem>,
+) -> FilterRecord {
+    let filtered = asked.result();
+    let before = before.map(|b| FilterRecord { unmatched: b.unmatched.clone(), ..FilterRecord::default() });
+    for note in filter.problem().into_iter().chain(filter.notes(&filtered, before.as_ref())) {
+        job.problem(&note);
+        problems.push(note);
+    }
+    filter.record(&filtered)
+}
+
+/// The whole log of a backup.
+fn log(head: &str, manifest: &Manifest) -> String {
+    let (files, bytes) = content(&manifest.entries);
+    let mut log = head.to_owned();
+    log.push_str(&format!("{} read from {} on: {files} files, {bytes} bytes\n", manifest.home, manifest.started));
+    let left = manifest.problems.len().saturating_sub(LOGGED);
+    let mut told = HashSet::new();
+    for problem in manifest.problems.iter().take(LOGGED).filter(|p| told.insert((&p.path, &p.detail))) {
+        log.push_str(&format!("{}: {} ({})\n", problem.path, problem_name(problem.kind), problem.detail));
+    }
+    if left > 0 {
+        log.push_str(&format!("and {left} more, which the manifest lists\n"));
+    }
+    log.push_str(&format!("{} has {} bytes; ended {}\n", manifest.zip.name, manifest.zip.size, manifest.ended));
+    log
+}
+
+/// What the job's record says.
+fn told(taken: Taken, hook_failed: Option<String>, container: &OpenContainer) -> Done<(Taken, Option<String>)> {
+    let backup = &taken.backup;
+    let failures = taken.problems.iter().filter(|p| p.kind.is_failure()).count();
+    let with = if failures == 0 { String::new() } else { format!(" with {failures} problems") };
+    let mut message =
+        format!("{} written to {}{with}: {} files", backup.name, container.shown(), backup.files);
+    if let Some(why) = &hook_failed {
+        message.push_str(&format!(". {why}"));
+    }
+    let partial = match (failures, &hook_failed) {
+        (0, None) => None,
+        (0, Some(_)) => Some(Code::HookFailed),
+        _ => Some(Code::PartiallySucceeded),
+    };
+    Done { value: (taken, hook_failed), message, partial }
+}
+
+/// Passes progress on, but for phases, which the whole decides.
+struct Totals<'a>(&'a Running<'a>);
+
+impl Progress for Totals<'_> {
+    fn phase(&self, _: Phase) {}
+
+    fn done(&self, files: u64, bytes: u64) {
+        self.0.done(files, bytes);
+    }
+
+    fn expect(&self, _: u64, _: u64) {}
+
+    fn problem(&self, problem: &Problem) {
+        self.0.problem(problem);
+    }
+}
