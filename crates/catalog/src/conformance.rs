@@ -8,14 +8,12 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use backstay_model::{
-    AppName, Code, CustomBackup, JobId, JobKind, JobState, Occasion, Origin, Point, PointId, PointStatus, Schedule,
-    Signer,
+    AppName, Code, CustomBackup, JobId, JobKind, JobState, Occasion, Origin, Point, PointId, PointStatus,
+    Schedule, Signer,
 };
 use jiff::Timestamp;
 
-use crate::{
-    App, Catalog, Container, CustomChanges, End, LogLine, NewJob, PointChanges, PointRecord, Work,
-};
+use crate::{App, Catalog, Container, CustomChanges, End, LogLine, NewJob, PointChanges, PointRecord, Work};
 
 /// Runs every check, each on a state of its own.
 pub fn suite<C: Catalog>(make: impl Fn() -> C) {
@@ -236,7 +234,8 @@ fn containers_are_kept_by_name_and_while_they_are_used(c: &impl Catalog) {
     c.put_container(&container("one"), false).unwrap();
     assert_eq!(c.containers().unwrap(), [container("one"), container("two")]);
     assert_eq!(code(c.put_container(&container("one"), false)), Code::AlreadyExists);
-    let other = Container { address: "/else".to_owned(), credentials: None, expires: None, ..container("one") };
+    let other =
+        Container { address: "/else".to_owned(), credentials: None, expires: None, ..container("one") };
     c.put_container(&other, true).unwrap();
     assert_eq!(c.container("one").unwrap(), Some(other.clone()));
     assert_eq!(c.container("three").unwrap(), None);

@@ -27,8 +27,8 @@ use tokio::runtime::Runtime;
 use self::rows::{JobRow, read_job, text};
 use crate::lease::{Present, over};
 use crate::{
-    App, Catalog, Clock, Container, CustomChanges, End, LEASE, LogLine, NewJob, Owner, PointChanges, PointRecord,
-    Work,
+    App, Catalog, Clock, Container, CustomChanges, End, LEASE, LogLine, NewJob, Owner, PointChanges,
+    PointRecord, Work,
 };
 
 /// How long a writer waits for another one.

@@ -207,7 +207,8 @@ fn expiring(status: &Status) -> Option<Condition> {
         app: None,
         code: None,
         message: format!("The signature of a container ends: {}", each.join(", ")),
-        advice: "Make a new signature and give it to Backstay: `backstay container add NAME --replace`.".to_owned(),
+        advice: "Make a new signature and give it to Backstay: `backstay container add NAME --replace`."
+            .to_owned(),
     })
 }
 
@@ -222,7 +223,10 @@ fn custom_conditions(app: &AppStatus) -> Option<Condition> {
         }
         (false, Some(_)) => {
             let message = format!("The last scheduled custom backup is not complete: {}", last.message);
-            let advice = format!("`backstay list {}` shows it, `backstay show` lists what is missing and why.", app.name);
+            let advice = format!(
+                "`backstay list {}` shows it, `backstay show` lists what is missing and why.",
+                app.name
+            );
             ("custom-partial", message, advice)
         }
         (false, None) => return None,

@@ -12,8 +12,10 @@ use std::time::Duration;
 use backstay_model::{AppName, Code, Error, Result, Secret};
 use serde::{Deserialize, Deserializer};
 
+use crate::limits::Limits;
 use crate::private;
 
+pub(crate) use values::optional_size;
 pub use values::{parse_duration, parse_size};
 
 /// The name of the file in the state folder.
@@ -29,6 +31,8 @@ pub(crate) struct Config {
     pub automatic: Automatic,
     /// Who is told what went wrong.
     pub notify: Notify,
+    /// How large backups may be, by plan.
+    pub plans: BTreeMap<String, Limits>,
 }
 
 /// `[automatic]`: the hourly points.
@@ -190,7 +194,7 @@ fn is_here(host: &str) -> bool {
 
 const KEYS: &str = "Correct the line named. Known keys: vault; [automatic] jitter, parallel, spool, vault_free; [notify] reminder; \
     [notify.mail] host, port, tls, ca_file, user, password_file, password_env, from, to; [[notify.webhook]] name, url, \
-    bearer_file; [[notify.command]] name, run; [notify.ping] url, and [notify.ping.apps] with one address per app.";
+    bearer_file; [[notify.command]] name, run; [notify.ping] url, and [notify.ping.apps] with one address per app; [plans.NAME] automatic, custom, databases.";
 
 impl Config {
     /// Reads the file of a state.
@@ -313,11 +317,17 @@ mod tests {
             url = "https://hc.example.org/all-s3cret"
             [notify.ping.apps]
             blog = "https://hc.example.org/blog-s3cret"
+            [plans.small]
+            custom = "1GB"
             "#,
         )
         .unwrap();
         assert_eq!((config.automatic.spool, config.automatic.jitter.as_secs()), (2 << 30, 300));
         assert_eq!(config.notify.reminder.as_secs(), 43_200);
+        assert_eq!(
+            (config.plans["small"].custom, config.plans["small"].automatic),
+            (Some(1_000_000_000), None)
+        );
         assert_eq!(config.notify.mail.as_ref().unwrap().tls, Tls::Implicit);
         let host = shown_host(&config.notify.webhook[0].url).unwrap();
         assert_eq!(host, "hooks.example.org:8443");

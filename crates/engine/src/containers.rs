@@ -167,7 +167,8 @@ fn check_name(name: &str) -> Result<()> {
         return Ok(());
     }
     let name = name.escape_debug();
-    let message = format!("`{name}` is not a name of a container: 1 to {NAME_MAX} characters of a-z, 0-9 and `-`");
+    let message =
+        format!("`{name}` is not a name of a container: 1 to {NAME_MAX} characters of a-z, 0-9 and `-`");
     Err(Error::new(Code::InvalidValue, message))
 }
 
@@ -197,7 +198,10 @@ fn read_place(address: Option<&str>, given: Option<&Secret>) -> Result<(Address,
         (Some(address), _) => (address.parse()?, None),
         (None, Some(given)) => Address::parse(given.reveal().trim())?,
         (None, None) => {
-            return Err(Error::new(Code::InvalidValue, "There is neither an address nor a URL for the container"));
+            return Err(Error::new(
+                Code::InvalidValue,
+                "There is neither an address nor a URL for the container",
+            ));
         }
     };
     let apart = given.filter(|_| inside.is_none());
@@ -254,7 +258,10 @@ impl Engine {
             let step = test.steps.iter().find(|s| s.error.is_some()).map_or("", |s| s.step);
             let mut error = Error::new(
                 failed.code,
-                format!("The container `{}` was not added: the step `{step}` failed: {}", new.name, failed.message),
+                format!(
+                    "The container `{}` was not added: the step `{step}` failed: {}",
+                    new.name, failed.message
+                ),
             )
             .advise(failed.advice.clone());
             if let Some(cause) = &failed.cause {
@@ -263,7 +270,8 @@ impl Engine {
             return Err(error);
         }
         let sealed = credentials.as_ref().map(|c| self.seal_value(&record_of(new.name), &c.sealed_text()));
-        let details = Details { opened_by: opened_by(credentials.as_ref()).to_owned(), options: new.options.clone() };
+        let details =
+            Details { opened_by: opened_by(credentials.as_ref()).to_owned(), options: new.options.clone() };
         let container = Container {
             name: new.name.to_owned(),
             address: text,
@@ -285,7 +293,9 @@ impl Engine {
             let own = own.canonicalize().unwrap_or(own);
             if folder.starts_with(&own) {
                 let message = format!("{} is Backstay's own ({})", folder.display(), own.display());
-                return Err(Error::new(Code::Conflict, message).advise("Name another folder for the container."));
+                return Err(
+                    Error::new(Code::Conflict, message).advise("Name another folder for the container.")
+                );
             }
         }
         Ok(())
@@ -367,8 +377,11 @@ impl Engine {
     fn known_container(&self, name: &str) -> Result<Container> {
         let found = if self.has_catalog() { self.catalog()?.container(name)? } else { None };
         found.ok_or_else(|| {
-            let message =
-                format!("There is no container `{}` in the state {}", name.escape_debug(), self.state.display());
+            let message = format!(
+                "There is no container `{}` in the state {}",
+                name.escape_debug(),
+                self.state.display()
+            );
             Error::new(Code::ContainerNotFound, message)
         })
     }
@@ -477,7 +490,9 @@ fn warnings(credentials: Option<&Credentials>, now: Timestamp) -> Vec<String> {
         }
     }
     match signature.expires() {
-        Some(until) if until <= now => told.push(format!("The signature was valid until {until}: make a new one")),
+        Some(until) if until <= now => {
+            told.push(format!("The signature was valid until {until}: make a new one"))
+        }
         Some(until) if is_soon(until, now) => {
             told.push(format!("The signature is valid until {until} only: make a new one in time"));
         }
@@ -537,7 +552,10 @@ fn read_back(storage: &dyn Storage, object: &str, bytes: &[u8]) -> Result<()> {
     if storage.get(object)? == bytes {
         return Ok(());
     }
-    Err(Error::new(Code::StorageFailed, format!("{} gives other bytes than were written", storage.location())))
+    Err(Error::new(
+        Code::StorageFailed,
+        format!("{} gives other bytes than were written", storage.location()),
+    ))
 }
 
 fn listed(storage: &dyn Storage, object: &str, expected: bool) -> Result<()> {

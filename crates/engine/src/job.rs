@@ -175,7 +175,11 @@ impl Running<'_> {
 
     /// Whether the lease is known to be gone: what the work holds elsewhere may be somebody else's by now.
     pub fn lease_is_lost(&self) -> bool {
-        self.lost() || self.catalog.watch_job(&self.job.id, self.job.token).is_err_and(|e| e.code() == Code::LeaseLost)
+        self.lost()
+            || self
+                .catalog
+                .watch_job(&self.job.id, self.job.token)
+                .is_err_and(|e| e.code() == Code::LeaseLost)
     }
 
     fn lost(&self) -> bool {

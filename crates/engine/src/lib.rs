@@ -21,6 +21,7 @@ mod filter;
 mod job;
 mod keys;
 mod kit;
+mod limits;
 mod maintain;
 mod manifest;
 mod notify;
@@ -59,8 +60,8 @@ pub use containers::{
     ContainerAdded, ContainerTest, ContainerView, NewContainer, OpenContainer, StepError, TestStep, asked_for,
 };
 pub use custom::{
-    ContainerListing, CustomDetails, CustomExpiry, CustomReport, CustomRequest, CustomVerify, CustomView, Downloaded,
-    PointOrCustom, UnreadableBackup,
+    ContainerListing, CustomDetails, CustomExpiry, CustomReport, CustomRequest, CustomVerify, CustomView,
+    Downloaded, PointOrCustom, UnreadableBackup,
 };
 pub use expire::{
     AppExpiry, ExpireRequest, ExpiredPoint, Expiry, Hold, KeptCounts, KeptPoint, Simulation, Steady, simulate,

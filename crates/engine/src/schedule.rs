@@ -65,12 +65,16 @@ impl Engine {
         let container = match (change.container, before) {
             (Some(name), _) => self.container_show(name)?.name,
             (None, Some(before)) => before.container.clone(),
-            (None, None) => return Err(missing("a container", "--container NAME (`backstay container add`)")),
+            (None, None) => {
+                return Err(missing("a container", "--container NAME (`backstay container add`)"));
+            }
         };
         let every_hours = match (change.every, before) {
             (Some(every), _) => hours(every)?,
             (None, Some(before)) => before.every_hours,
-            (None, None) => return Err(missing("a time from one backup to the next", "--every 6h or --every 2d")),
+            (None, None) => {
+                return Err(missing("a time from one backup to the next", "--every 6h or --every 2d"));
+            }
         };
         let start = match (change.start, before) {
             (Some(start), _) => parse_start(start, now, &TimeZone::system())?,
@@ -89,7 +93,8 @@ impl Engine {
         let same_times = before.is_some_and(|b| b.every_hours == every_hours && b.start == start);
         if !same_times {
             // Written first: a schedule without its note would run at once at a time that was not asked for.
-            let last = (start < whole_second(now)).then(|| schedule.passed(&self.moment(&Owner::current().boot)));
+            let last =
+                (start < whole_second(now)).then(|| schedule.passed(&self.moment(&Owner::current().boot)));
             self.save_custom_note(&app.name, &RunNote { last, ..RunNote::default() })?;
         }
         let changed = self.catalog()?.change_app_config(&app.name, &mut |config| {
@@ -182,8 +187,11 @@ fn whole_second(time: Timestamp) -> Timestamp {
 fn hours(text: &str) -> Result<u32> {
     let seconds = parse_duration(text)?.as_secs();
     let bad = || {
-        Error::new(Code::InvalidValue, format!("`{}` is not a whole number of hours or days", text.escape_debug()))
-            .advise("Write 6h, 1d, 7d.")
+        Error::new(
+            Code::InvalidValue,
+            format!("`{}` is not a whole number of hours or days", text.escape_debug()),
+        )
+        .advise("Write 6h, 1d, 7d.")
     };
     if seconds % HOUR != 0 {
         return Err(bad());
@@ -224,7 +232,8 @@ fn parse_start(text: &str, now: Timestamp, zone: &TimeZone) -> Result<Timestamp>
         && let Ok(time) = text.parse::<civil::Time>()
     {
         let today = now.to_zoned(zone.clone()).date();
-        let at = |date: civil::Date| date.to_datetime(time).to_zoned(zone.clone()).ok().map(|z| z.timestamp());
+        let at =
+            |date: civil::Date| date.to_datetime(time).to_zoned(zone.clone()).ok().map(|z| z.timestamp());
         let later = at(today).filter(|t| *t >= now).or_else(|| at(today.checked_add(1.day()).ok()?));
         return later.map(whole_second).ok_or_else(bad);
     }

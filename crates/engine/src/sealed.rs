@@ -50,8 +50,9 @@ impl KeyEncryptionKey {
 
 /// Seals a value for the record of that name with the newest key.
 pub(crate) fn seal(keys: &[KeyEncryptionKey], record: &str, value: &Secret) -> Result<String> {
-    let newest =
-        keys.last().ok_or_else(|| Error::new(Code::Internal, "There is no key-encryption key to seal with"))?;
+    let newest = keys
+        .last()
+        .ok_or_else(|| Error::new(Code::Internal, "There is no key-encryption key to seal with"))?;
     let own = Zeroizing::new(random::<KEY>()?);
     let wrapped = encrypt(&newest.bytes()?, &format!("{FORMAT}\n{}\n{record}", newest.id), &*own)?;
     let sealed = encrypt(&*own, &format!("{FORMAT}\n{record}"), value.reveal().as_bytes())?;

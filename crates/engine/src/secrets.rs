@@ -108,7 +108,8 @@ impl Secrets {
     pub fn update(&self, fs: &dyn FileSystem, folder: &Path) -> Result<()> {
         let before = Self::load(folder)?;
         let differs = |b: &Self| {
-            let other_key = b.signing_key.is_some() && self.signing_key.is_some() && b.signing_key != self.signing_key;
+            let other_key =
+                b.signing_key.is_some() && self.signing_key.is_some() && b.signing_key != self.signing_key;
             b.vault_password != self.vault_password || b.age_identity != self.age_identity || other_key
         };
         if before.as_ref().is_some_and(differs) {

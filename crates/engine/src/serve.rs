@@ -241,7 +241,8 @@ impl<'a> Hub<'a> {
             Ok(due) => {
                 for due in due {
                     let (name, theirs) = (due.app.name.clone(), Arc::clone(&engine));
-                    if !self.start(scope, &engine, name, move |cancel| self.run_custom(&theirs, &due, cancel)) {
+                    if !self.start(scope, &engine, name, move |cancel| self.run_custom(&theirs, &due, cancel))
+                    {
                         return;
                     }
                 }

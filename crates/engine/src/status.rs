@@ -9,9 +9,7 @@ use std::path::Path;
 use backstay_catalog::{App, LogLine, Owner, PointRecord};
 use backstay_model::app::Pause;
 use backstay_model::schedule::{self, Moment, Next};
-use backstay_model::{
-    AppName, Code, Error, Job, JobKind, JobState, Occasion, Origin, Result, Schedule,
-};
+use backstay_model::{AppName, Code, Error, Job, JobKind, JobState, Occasion, Origin, Result, Schedule};
 use backstay_vault::{Folder, Vault};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -183,7 +181,8 @@ impl AppStatus {
 
     /// Whether its points are as declared and its last backup did not fail.
     fn well(&self) -> bool {
-        let custom_failed = self.custom.as_ref().and_then(|c| c.last_result.as_ref()).is_some_and(|r| r.failed);
+        let custom_failed =
+            self.custom.as_ref().and_then(|c| c.last_result.as_ref()).is_some_and(|r| r.failed);
         let failed = self.watched && self.last_result.as_ref().is_some_and(|r| r.failed);
         self.rpo_met != Some(false) && !failed && !custom_failed
     }

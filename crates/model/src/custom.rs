@@ -259,7 +259,10 @@ mod tests {
                     assert!((0..60).contains(&late), "{start}, every {every} h: run {n} is {late} s late");
                     assert_eq!(*missed, 0);
                 }
-                assert_eq!(machine.runs.len(), 60 * 24 / usize::try_from(every).unwrap() + usize::from(60 * 24 % every != 0));
+                assert_eq!(
+                    machine.runs.len(),
+                    60 * 24 / usize::try_from(every).unwrap() + usize::from(60 * 24 % every != 0)
+                );
             }
         }
     }
@@ -321,7 +324,11 @@ mod tests {
             for pair in times.windows(2) {
                 // Nothing is known of a time without power: two periods may be waited for after it.
                 let most = if reboot && pair[1] >= changed { 3 } else { 2 };
-                assert!(pair[1] - pair[0] <= most * period + 600, "{what}: nothing for {}", pair[1] - pair[0]);
+                assert!(
+                    pair[1] - pair[0] <= most * period + 600,
+                    "{what}: nothing for {}",
+                    pair[1] - pair[0]
+                );
                 // Only the run after the change may come early.
                 let early = pair[0] <= changed && pair[1] >= changed;
                 assert!(early || pair[1] - pair[0] >= 300, "{what}: twice at once");

@@ -157,7 +157,11 @@ impl Remote {
     }
 
     /// The same for those that `which` chooses: the caller may know of an upload that nobody will end it.
-    pub fn sweep_some(&self, before: Timestamp, which: &dyn Fn(&Abandoned) -> bool) -> Result<Vec<Abandoned>> {
+    pub fn sweep_some(
+        &self,
+        before: Timestamp,
+        which: &dyn Fn(&Abandoned) -> bool,
+    ) -> Result<Vec<Abandoned>> {
         let mut given_up = Vec::new();
         for (abandoned, begun) in self.begun_before(before)? {
             if !which(&abandoned) {

@@ -64,7 +64,10 @@ pub(super) async fn remove_container(db: &mut SqliteConnection, name: &str) -> S
         if app.config.schedule.as_ref().is_some_and(|s| s.container == name) {
             let message = format!("The schedule of app `{}` uses the container `{name}`", app.name);
             return Err(Error::new(Code::Conflict, message)
-                .advise(format!("`backstay schedule clear {}` first, or give it another container.", app.name))
+                .advise(format!(
+                    "`backstay schedule clear {}` first, or give it another container.",
+                    app.name
+                ))
                 .into());
         }
     }

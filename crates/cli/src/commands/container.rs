@@ -7,10 +7,10 @@ use backstay_model::{Code, Error, Result};
 use serde::Serialize;
 
 use crate::args::{self, ContainerAdd};
+use crate::ask;
 use crate::failure::say;
 use crate::out::Out;
 use crate::text::{Table, count, size, time};
-use crate::ask;
 
 #[derive(Serialize)]
 struct Containers {
@@ -120,7 +120,8 @@ fn hours(text: &str) -> Result<PaceHours> {
     };
     let (span, limit) = text.split_once('=').ok_or_else(bad)?;
     let (from, to) = span.split_once('-').ok_or_else(bad)?;
-    let (from, to) = (from.parse().map_err(|_not_a_number| bad())?, to.parse().map_err(|_not_a_number| bad())?);
+    let (from, to) =
+        (from.parse().map_err(|_not_a_number| bad())?, to.parse().map_err(|_not_a_number| bad())?);
     if from > 23 || to > 24 {
         return Err(bad());
     }
@@ -135,12 +136,15 @@ fn list(engine: &Engine, out: &mut Out) -> Result<u8> {
             engine.state().display()
         ));
     }
-    out.either(&Containers { containers }, |all| if all.containers.is_empty() { String::new() } else { table(&all.containers) })?;
+    out.either(&Containers { containers }, |all| {
+        if all.containers.is_empty() { String::new() } else { table(&all.containers) }
+    })?;
     Ok(0)
 }
 
 fn table(containers: &[ContainerView]) -> String {
-    let mut table = Table::new(&["NAME", "KIND", "OPENED BY", "VALID UNTIL", " BACKUPS", "USED BY", "ADDRESS"]);
+    let mut table =
+        Table::new(&["NAME", "KIND", "OPENED BY", "VALID UNTIL", " BACKUPS", "USED BY", "ADDRESS"]);
     for container in containers {
         let used: Vec<String> = container.used_by.iter().map(ToString::to_string).collect();
         table.row([

@@ -2,8 +2,8 @@
 //! with them.
 
 use backstay_engine::{
-    ContainerListing, CustomDetails, CustomReport, CustomRequest, CustomVerify, CustomView, Engine, PointOrCustom,
-    UnreadableBackup, problem_name,
+    ContainerListing, CustomDetails, CustomReport, CustomRequest, CustomVerify, CustomView, Engine,
+    PointOrCustom, UnreadableBackup, problem_name,
 };
 use backstay_model::{AppName, Code, Error, Occasion, PointStatus, Problem, ProblemKind, Result, Signer};
 use serde::Serialize;
@@ -89,7 +89,9 @@ pub fn take(engine: &Engine, args: &args::Backup, container: &str, out: &mut Out
     }
     if let Some(why) = &report.hook_failed {
         let job = report.job.short();
-        say(format!("warning: the backup is there, but what comes after it failed: {why} (`backstay job log {job}`)"));
+        say(format!(
+            "warning: the backup is there, but what comes after it failed: {why} (`backstay job log {job}`)"
+        ));
     }
     for left_out in report.problems.iter().filter(|p| !p.kind.is_failure()).take(5) {
         say(format!("note: {}: {} ({})", left_out.path, problem_name(left_out.kind), left_out.detail));
@@ -133,7 +135,9 @@ pub fn list(engine: &Engine, app: Option<&str>, container: &str, out: &mut Out) 
     out.either(&listing, |l| if l.custom.is_empty() { String::new() } else { table(l) })?;
     out.finish()?;
     for name in &listing.unfinished {
-        say(format!("note: {name} has no manifest: it is being written, or was stopped; the next backup clears it"));
+        say(format!(
+            "note: {name} has no manifest: it is being written, or was stopped; the next backup clears it"
+        ));
     }
     if listing.damaged.is_empty() {
         return Ok(0);
@@ -148,7 +152,9 @@ pub fn list(engine: &Engine, app: Option<&str>, container: &str, out: &mut Out) 
 }
 
 fn table(listing: &ContainerListing) -> String {
-    let mut table = Table::new(&["APP", "POINT", "TIME", "ORIGIN", "STATUS", " FILES", " SIZE", " STORED", "NAME", "NOTE"]);
+    let mut table = Table::new(&[
+        "APP", "POINT", "TIME", "ORIGIN", "STATUS", " FILES", " SIZE", " STORED", "NAME", "NOTE",
+    ]);
     for view in &listing.custom {
         let custom = &view.custom;
         table.row([
@@ -194,7 +200,10 @@ fn details_text(details: &CustomDetails) -> String {
         ("Zip", format!("{} ({} bytes)", size(custom.stored_bytes), number(custom.stored_bytes))),
         ("SHA-256", details.sha256.clone()),
         ("Signed", signed),
-        ("Settings", details.settings.map_or("none", |s| if s == "recipients" { "sealed" } else { s }).to_owned()),
+        (
+            "Settings",
+            details.settings.map_or("none", |s| if s == "recipients" { "sealed" } else { s }).to_owned(),
+        ),
         ("Container", details.view.container_name.clone().unwrap_or_else(|| "-".to_owned())),
         ("Address", custom.container.clone()),
         ("Host", custom.host.escape_debug().to_string()),
@@ -222,8 +231,9 @@ pub fn verify(engine: &Engine, view: CustomView, out: &mut Out) -> Result<u8> {
         return Ok(0);
     }
     out.finish()?;
-    let error = Error::new(Code::ArchiveDamaged, format!("{} is not what was written", report.view.custom.name))
-        .advise("Nothing of it is restored. Use another backup; `backstay list` shows them.");
+    let error =
+        Error::new(Code::ArchiveDamaged, format!("{} is not what was written", report.view.custom.name))
+            .advise("Nothing of it is restored. Use another backup; `backstay list` shows them.");
     say(failure::text(&error));
     Ok(error.code().exit())
 }

@@ -15,7 +15,10 @@ pub fn run(engine: &Engine, command: args::Schedule, out: &mut Out) -> Result<u8
         args::Schedule::Show { app } => engine.schedule_show(&app)?,
         args::Schedule::Clear { app } => {
             let view = engine.schedule_clear(&app)?;
-            say(format!("No custom backups of `{}` are taken by themselves. Those that were stay.", view.app));
+            say(format!(
+                "No custom backups of `{}` are taken by themselves. Those that were stay.",
+                view.app
+            ));
             if out.json {
                 out.value(&view)?;
             }

@@ -57,7 +57,11 @@ fn text(status: &Status) -> String {
         lines.push_str(&custom(&status.apps));
     }
     for container in &status.containers_expiring {
-        lines.push_str(&format!("\nThe signature of container {} ends {}\n", container.name, time(container.expires)));
+        lines.push_str(&format!(
+            "\nThe signature of container {} ends {}\n",
+            container.name,
+            time(container.expires)
+        ));
     }
     if status.spool.points > 0 {
         let n = u64::try_from(status.spool.points).unwrap_or(u64::MAX);

@@ -42,23 +42,35 @@ fn what_was_written_is_an_ordinary_zip_with_a_valid_manifest() {
     world.write("blog/logs/today", b"noise");
     world.write("blog/_backup.filter", b"/logs\n");
     let first = world.run(&["backup", "blog", "--container", "./backups", "--name", "one"]).ok();
-    assert!(first.stderr.contains("This was the first backup") && first.stderr.contains("kit export"), "{first:?}");
+    assert!(
+        first.stderr.contains("This was the first backup") && first.stderr.contains("kit export"),
+        "{first:?}"
+    );
     let backups = world.path("backups");
     assert_eq!(names(&backups), ["one.log", "one.xml", "one.zip"]);
     must("unzip", &["-t", "one.zip"], &backups);
     must("xmllint", &["--noout", "--schema", &schema(), "one.xml"], &backups);
     must("unzip", &["-q", "one.zip", "-d", "out"], &backups);
     assert_eq!(std::fs::read(backups.join("out/fs/index.html")).unwrap(), b"<h1>hello</h1>\n");
-    assert!(backups.join("out/fs/_backup.filter").exists() && !backups.join("out/fs/logs").exists(), "the filter");
+    assert!(
+        backups.join("out/fs/_backup.filter").exists() && !backups.join("out/fs/logs").exists(),
+        "the filter"
+    );
     // Settings: for this server alone, unless they are to be plain.
     let sealed = std::fs::read(backups.join("out/settings.age")).unwrap();
     assert!(sealed.starts_with(b"age-encryption.org/v1\n"));
     world.ok(&["backup", "blog", "--container", "./backups", "--name", "two", "--plain-settings"]);
     let settings = must("unzip", &["-p", "two.zip", "settings.json"], &backups);
     let settings: Value = serde_json::from_str(&settings).unwrap();
-    assert_eq!((settings["app"].as_str(), settings["config"]["plan"].as_str()), (Some("blog"), Some("default")));
+    assert_eq!(
+        (settings["app"].as_str(), settings["config"]["plan"].as_str()),
+        (Some("blog"), Some("default"))
+    );
     let log = std::fs::read_to_string(backups.join("two.log")).unwrap();
-    assert!(log.starts_with("job ") && log.contains(" of backstay ") && log.contains("blog into two"), "{log}");
+    assert!(
+        log.starts_with("job ") && log.contains(" of backstay ") && log.contains("blog into two"),
+        "{log}"
+    );
 }
 
 #[test]
@@ -112,7 +124,12 @@ fn both_kinds_are_listed_shown_verified_copied_out_and_deleted() {
         let bytes = |dir: &str| std::fs::read(world.path(dir).join(file)).unwrap();
         assert_eq!(bytes("out"), bytes("backups"));
     }
-    for words in ["download blog first out", "download blog latest out2", "download blog nothing out2", "delete blog first"] {
+    for words in [
+        "download blog first out",
+        "download blog latest out2",
+        "download blog nothing out2",
+        "delete blog first",
+    ] {
         let args: Vec<&str> = words.split(' ').collect();
         let ran = world.run(&args);
         assert_ne!(ran.status, 0, "{words}");
@@ -121,7 +138,9 @@ fn both_kinds_are_listed_shown_verified_copied_out_and_deleted() {
     }
     let id = world.json(&["list", "blog"])["custom"][0]["id"].as_str().unwrap().to_owned();
     world.run(&["verify", "blog", &id[..9]]).ok();
-    told.push_str(&world.run(&["delete", "blog", &id[..9], "--yes"]).ok().told(&world, "delete blog ID --yes"));
+    told.push_str(
+        &world.run(&["delete", "blog", &id[..9], "--yes"]).ok().told(&world, "delete blog ID --yes"),
+    );
     assert_eq!(names(&world.path("backups")), [""; 0]);
     assert_eq!(customs(&world.json(&["list", "blog"])), [""; 0]);
     world.run(&["show", "blog", "first"]).fails("PointNotFound", 4);
@@ -152,13 +171,20 @@ fn damage_is_found_and_named_and_the_catalog_follows_the_container() {
     // One is gone, one came from elsewhere.
     for ending in ["zip", "xml", "log"] {
         std::fs::remove_file(world.path(&format!("backups/b.{ending}"))).unwrap();
-        std::fs::rename(world.path(&format!("backups/c.{ending}")), world.path(&format!("backups/d.{ending}"))).unwrap();
+        std::fs::rename(
+            world.path(&format!("backups/c.{ending}")),
+            world.path(&format!("backups/d.{ending}")),
+        )
+        .unwrap();
     }
     world.run(&["verify", "blog", "b"]).fails("PointNotFound", 4);
     world.write("backups/e.xml", b"<nonsense/>");
     world.write("backups/f.log", b"of somebody else");
     let ran = world.run(&["list", "--container", "shelf"]).ends(3);
-    assert!(ran.stderr.contains("e: The xml is not a manifest") && ran.stderr.contains("f has no manifest"), "{ran:?}");
+    assert!(
+        ran.stderr.contains("e: The xml is not a manifest") && ran.stderr.contains("f has no manifest"),
+        "{ran:?}"
+    );
     let mut names = customs(&world.json(&["list", "blog"]));
     names.sort();
     assert_eq!(names, ["a", "d"]);
@@ -167,7 +193,8 @@ fn damage_is_found_and_named_and_the_catalog_follows_the_container() {
     world.run(&["backup", "blog", "--container", "shelf", "--name", "g"]).ok();
     assert!(world.path("backups/e.xml").exists() && world.path("backups/f.log").exists());
     // Another state sees them with its own eyes: signed by somebody it does not know.
-    let list = Ran::of(world.command_at("other", ["list", "--container", "./backups", "--json"]).output().unwrap());
+    let list =
+        Ran::of(world.command_at("other", ["list", "--container", "./backups", "--json"]).output().unwrap());
     let list: Value = serde_json::from_str(&list.ends(3).stdout).unwrap();
     assert!(list["custom"].as_array().unwrap().iter().all(|c| c["signer"] == "unknown"), "{list}");
 }
@@ -197,10 +224,21 @@ fn what_cannot_be_read_makes_it_partial_and_a_failing_hook_leaves_nothing() {
     world.run(&["app", "set", "blog", "--before-backup", "exit 7"]).ok();
     world.run(&["backup", "blog", "--container", "shelf"]).fails("HookFailed", 1);
     assert_eq!(names(&world.path("backups")), [""; 0]);
-    world.run(&["app", "set", "blog", "--before-backup", "", "--after-backup", "echo $BACKSTAY_POINT > ../point"]).ok();
+    world
+        .run(&[
+            "app",
+            "set",
+            "blog",
+            "--before-backup",
+            "",
+            "--after-backup",
+            "echo $BACKSTAY_POINT > ../point",
+        ])
+        .ok();
     // A filter that cannot be obeyed: everything is taken, and that is told.
     std::fs::create_dir(world.path("blog/_backup.filter")).unwrap();
-    let ran = world.run(&["backup", "blog", "--container", "shelf", "--name", "p"]).fails("PartiallySucceeded", 3);
+    let ran =
+        world.run(&["backup", "blog", "--container", "shelf", "--name", "p"]).fails("PartiallySucceeded", 3);
     assert!(ran.stderr.contains("The rules were not obeyed"), "{ran:?}");
     let list = world.json(&["list", "--container", "shelf"]);
     assert_eq!(list["custom"][0]["status"], "PartiallySucceeded");

@@ -58,6 +58,19 @@ fn every_command_keeps_its_shape() {
         "app add shop",
         "retention simulate",
         "retention apply",
+        "container add shelf backups --create",
+        "container list",
+        "container test shelf",
+        "app set blog --before-backup ",
+        "backup blog --container shelf --name one",
+        "list --container shelf",
+        "show blog one",
+        "verify blog one",
+        "download blog one copy",
+        "schedule set blog --every 6h --container shelf",
+        "schedule clear blog",
+        "container remove shelf --yes",
+        "delete blog one --yes",
     ];
     for words in commands {
         let args: Vec<&str> = words.split(' ').collect();

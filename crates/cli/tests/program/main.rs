@@ -8,6 +8,8 @@
 mod apps;
 mod archive;
 mod custom;
+mod custom_azure;
+mod custom_kills;
 mod first_run;
 mod foreign;
 mod in_place;

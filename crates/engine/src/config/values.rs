@@ -78,6 +78,11 @@ pub(super) fn size<'de, D: Deserializer<'de>>(d: D) -> std::result::Result<u64, 
     parse_size(&text).map_err(|e| serde::de::Error::custom(format!("{}. {}", e.message(), e.advice())))
 }
 
+/// A size that may be missing in a file of configuration.
+pub(crate) fn optional_size<'de, D: Deserializer<'de>>(d: D) -> std::result::Result<Option<u64>, D::Error> {
+    size(d).map(Some)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -43,7 +43,10 @@ impl Engine {
                 job.cancel().check()?;
                 let container = self.open_at_address(&backup.container)?;
                 self.remove_custom(job, &container, backup)?;
-                job.log(format!("{} of {} is older than {} days", backup.name, backup.time, schedule.keep_days));
+                job.log(format!(
+                    "{} of {} is older than {} days",
+                    backup.name, backup.time, schedule.keep_days
+                ));
                 expired.push(backup.name.clone());
             }
             let message = format!("{} scheduled backups expired", expired.len());

@@ -99,7 +99,10 @@ impl Engine {
                 continue;
             }
             match read(container, name, parts.xml.unwrap_or(0), parts.zip, &trust) {
-                Ok(backup) => {
+                Ok(mut backup) => {
+                    if backup.signer == Signer::ThisServer {
+                        backup.occasion = self.occasion_of(&*container.storage, name, parts.log)?;
+                    }
                     changes.put.push(backup.clone());
                     backups.push(backup);
                 }
@@ -160,7 +163,8 @@ impl Engine {
             (Some(one), None) => return Ok(Some(one.clone())),
             (Some(_), Some(_)) => {
                 let message = format!("Several containers have a backup of app `{app}` named {text}");
-                return Err(Error::new(Code::PointAmbiguous, message).advise("Give its id: `backstay list` shows it."));
+                return Err(Error::new(Code::PointAmbiguous, message)
+                    .advise("Give its id: `backstay list` shows it."));
             }
             _ => {}
         }
@@ -168,7 +172,8 @@ impl Engine {
         let begins = |id: PointId| id.to_string().starts_with(&prefix);
         let mut fits = all.iter().filter(|b| begins(b.custom.id));
         let Some(first) = fits.next() else { return Ok(None) };
-        let in_vault = self.points_last_seen()?.into_iter().filter(|(of, id)| *of == app && begins(*id)).count();
+        let in_vault =
+            self.points_last_seen()?.into_iter().filter(|(of, id)| *of == app && begins(*id)).count();
         match fits.count() + in_vault {
             0 => Ok(Some(first.clone())),
             more => {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use backstay_archive::Name;
 use backstay_archive::place::{self, Parts};
 use backstay_catalog::CustomChanges;
-use backstay_model::{Code, JobId, JobState, Result};
+use backstay_model::{Code, JobId, JobState, Occasion, Result};
 use backstay_storage::Storage;
 use jiff::SignedDuration;
 
@@ -23,8 +23,24 @@ const JOB: &str = "job ";
 const UPLOAD: i64 = 24;
 
 /// The first line of a log.
-pub(super) fn first_line(job: &JobId, rest: &str) -> String {
-    format!("{JOB}{job} {rest}\n")
+pub(super) fn first_line(job: &JobId, occasion: Occasion, rest: &str) -> String {
+    format!("{JOB}{job} {} {rest}\n", word(occasion))
+}
+
+fn word(occasion: Occasion) -> &'static str {
+    match occasion {
+        Occasion::Manual => "manual",
+        Occasion::Scheduled => "scheduled",
+    }
+}
+
+/// Bytes of a log that hold what [`first_line`] says of job and occasion.
+const HEAD: usize = JOB.len() + 32 + " scheduled ".len();
+
+/// Whether a log says that a schedule asked for the backup.
+fn is_scheduled(head: &[u8]) -> bool {
+    let word = format!(" {} ", word(Occasion::Scheduled));
+    head.get(JOB.len() + 32..).is_some_and(|rest| rest.starts_with(word.as_bytes()))
 }
 
 /// The job that a log names.
@@ -60,17 +76,30 @@ impl Engine {
         Ok(cleared)
     }
 
+    /// Who asked for a backup that the catalog has lost sight of: what its log says where that names a job of this state, else
+    /// a person, so that it never goes by itself.
+    pub(super) fn occasion_of(
+        &self,
+        storage: &dyn Storage,
+        name: &Name,
+        log: Option<u64>,
+    ) -> Result<Occasion> {
+        let Some(head) = head(storage, name, log)? else { return Ok(Occasion::Manual) };
+        let known = match job_of(&head) {
+            Some(id) if self.has_catalog() => self.catalog()?.job(&id)?.is_some(),
+            _ => false,
+        };
+        Ok(if known && is_scheduled(&head) { Occasion::Scheduled } else { Occasion::Manual })
+    }
+
     /// The names that dead jobs hold.
     fn dead(&self, storage: &dyn Storage, parts: &BTreeMap<Name, Parts>) -> Result<Vec<Name>> {
         let mut dead = Vec::new();
         for (name, parts) in parts {
-            let Some(size) = parts.log.filter(|size| *size >= 36 && !parts.is_backup()) else { continue };
-            let length = usize::try_from(size.min(36)).unwrap_or(36);
-            let head = match storage.get_range(&name.log(), 0, length) {
-                Err(e) if matches!(e.code(), Code::ObjectNotFound | Code::StorageFailed) => continue,
-                other => other?,
-            };
-            let Some(id) = job_of(&head) else { continue };
+            if parts.is_backup() {
+                continue;
+            }
+            let Some(id) = head(storage, name, parts.log)?.and_then(|head| job_of(&head)) else { continue };
             let job = self.catalog()?.job(&id)?;
             if job.is_some_and(|j| matches!(j.state, JobState::Failed | JobState::Cancelled)) {
                 dead.push(name.clone());
@@ -92,6 +121,18 @@ impl Engine {
     }
 }
 
+/// The beginning of a log; none where there is none, or it is shorter.
+fn head(storage: &dyn Storage, name: &Name, size: Option<u64>) -> Result<Option<Vec<u8>>> {
+    if size.is_none_or(|size| size < HEAD as u64) {
+        return Ok(None);
+    }
+    match storage.get_range(&name.log(), 0, HEAD) {
+        // Removed, or written anew, since it was listed.
+        Err(e) if matches!(e.code(), Code::ObjectNotFound | Code::StorageFailed) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,8 +140,11 @@ mod tests {
     #[test]
     fn a_log_names_its_job() {
         let id = JobId::from_bytes([0xab; 16]);
-        let line = first_line(&id, "of x");
+        let line = first_line(&id, Occasion::Scheduled, "of x");
         assert_eq!(job_of(line.as_bytes()), Some(id));
+        assert!(line.len() > HEAD && is_scheduled(&line.as_bytes()[..HEAD]));
+        let line = first_line(&id, Occasion::Manual, "of x and more");
+        assert!(line.len() > HEAD && !is_scheduled(&line.as_bytes()[..HEAD]));
         for log in ["", "job ", "job 0123", &line[1..], "log of somebody else that is longer than that"] {
             assert_eq!(job_of(log.as_bytes()), None, "{log}");
         }

@@ -7,9 +7,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use backstay_archive::{
-    Checks, Finding, Integrity, Manifest, Name, PublicKey, StoredObject, place, verify,
-};
+use backstay_archive::{Checks, Finding, Integrity, Manifest, Name, PublicKey, StoredObject, place, verify};
 use backstay_catalog::{CustomChanges, PointRecord};
 use backstay_model::{
     Cancel, Code, CustomBackup, Error, JobKind, Origin, Phase, Problem, Progress, Result, Signer,
@@ -259,12 +257,15 @@ impl Engine {
         let xml = manifest_bytes(storage, &name, size)?;
         let (manifest, _) = Manifest::from_xml(&xml, &self.trust()?)?;
         progress.expect(1, manifest.zip.size);
-        let sha256 = copy(storage, &name, &to, &own, manifest.zip.size, (progress, cancel)).map_err(|e| taken(e, &own.zip()))?;
+        let sha256 = copy(storage, &name, &to, &own, manifest.zip.size, (progress, cancel))
+            .map_err(|e| taken(e, &own.zip()))?;
         if sha256.as_ref() != manifest.zip.sha256 {
             to.delete(&own.zip())?;
             let message = format!("{} is not what its manifest says: nothing was kept", name.zip());
-            return Err(Error::new(Code::ArchiveDamaged, message)
-                .advise(format!("`backstay verify {} {}` names what differs.", view.custom.app, view.custom.name)));
+            return Err(Error::new(Code::ArchiveDamaged, message).advise(format!(
+                "`backstay verify {} {}` names what differs.",
+                view.custom.app, view.custom.name
+            )));
         }
         let mut files = vec![own.zip()];
         match storage.get(&name.log()) {

@@ -10,14 +10,14 @@ use std::time::Instant;
 
 use backstay_archive::source::Stream;
 use backstay_archive::{
-    Consistency, Live, Manifest, Name, Options, Seal, Settings, Step, Writer, Written, ZipRecord,
-    is_partial, place as objects, seal,
+    Consistency, Live, Manifest, Name, Options, Seal, Settings, Step, Writer, Written, ZipRecord, is_partial,
+    place as objects, seal,
 };
 use backstay_catalog::{App, CustomChanges};
 use backstay_model::app::AppConfig;
 use backstay_model::{
-    AppName, Cancel, Code, CustomBackup, Error, JobId, JobKind, Occasion, Origin, Phase, PointId, PointStatus,
-    Problem, Progress, Result, Signer,
+    AppName, Cancel, Code, CustomBackup, Error, JobId, JobKind, Occasion, Origin, Phase, PointId,
+    PointStatus, Problem, Progress, Result, Signer,
 };
 use backstay_tree::fs::FileTime;
 use backstay_tree::path::escape;
@@ -31,11 +31,12 @@ use crate::backup::{home_of, problem_name, seconds};
 use crate::containers::OpenContainer;
 use crate::filter::{self, AppFilter, FilterRecord};
 use crate::job::{Done, Running, Task, run_for};
+use crate::limits::{Metered, estimate};
 use crate::notify::{host, why};
+use crate::place;
 use crate::recover::Places;
 use crate::secrets::{Secrets, random};
 use crate::state::Engine;
-use crate::place;
 
 /// The version of the settings in an archive.
 const SETTINGS: u32 = 1;
@@ -185,13 +186,17 @@ impl Engine {
         let storage = &*work.container.storage;
         let started = self.clock.now();
         let mut problems = Vec::new();
-        let cleared = match self.clear_leftovers(work.container) {
+        let cleared = match self.tidy(work) {
             Ok(cleared) => cleared,
             Err(e) if e.code() == Code::Cancelled => return Err(e),
             // It stands in nobody's way; what hinders the backup itself is told by the backup.
             Err(e) => {
-                let detail = format!("What dead jobs left in the container could not be removed: {}", why(&e));
-                problems.push(Problem { path: String::new(), kind: backstay_model::ProblemKind::Told, detail });
+                let detail = format!("What is in the container could not be tidied: {}", why(&e));
+                problems.push(Problem {
+                    path: String::new(),
+                    kind: backstay_model::ProblemKind::Told,
+                    detail,
+                });
                 Vec::new()
             }
         };
@@ -200,7 +205,7 @@ impl Engine {
         }
         let head = |name: &Name| {
             let about = format!("of {} on {}: {} into {}", program(), host(), work.app.name, name.as_str());
-            first_line(&work.job.id(), &format!("{about}, begun {started}"))
+            first_line(&work.job.id(), work.occasion, &format!("{about}, begun {started}"))
         };
         let name = reserve(work, chosen, started, &head)?;
         let done = self.write_custom(work, &name, &head(&name), started, problems);
@@ -219,6 +224,16 @@ impl Engine {
                 Err(e)
             }
         }
+    }
+
+    /// Removes what dead jobs left. A scheduled run also looks what is there: one that was killed after its last write is known
+    /// then, and goes when its time comes.
+    fn tidy(&self, work: &Work<'_>) -> Result<Vec<String>> {
+        let cleared = self.clear_leftovers(work.container)?;
+        if work.occasion == Occasion::Scheduled {
+            self.look_into(work.container)?;
+        }
+        Ok(cleared)
     }
 
     /// Writes zip, log and manifest of a name that is held.
@@ -240,12 +255,19 @@ impl Engine {
             job.expect(before.files, before.bytes);
         }
         let reading = self.clock.now();
+        let plan = &work.app.config.plan;
+        let limit = self.limits(plan).custom;
+        if let Some(limit) = limit {
+            let filter = Asked::new(app_filter.filter.clone());
+            estimate(&self.live(work)?.leave_out(|path, _| filter.leaves_out(path)), plan, limit)?;
+        }
         let mut zip = Writer::new(objects::Zip::begin(&*work.container.storage, name)?, Options::default())?;
         let live = self.live(work)?.leave_out(|path, _| asked.leaves_out(path));
-        zip.add(&live, &Totals(job), job.cancel())?;
+        let metered = Metered::new(job, job.cancel(), limit);
+        metered.judge(plan, zip.add(&live, &metered, job.cancel()))?;
         let time = FileTime { secs: started.as_second(), nanos: 0 };
         let stream = Stream::new(settings.file, time, std::io::Cursor::new(settings.bytes.clone()));
-        zip.add(&stream, &Totals(job), job.cancel())?;
+        zip.add(&stream, &Metered::new(job, job.cancel(), None), job.cancel())?;
         let (out, written) = zip.finish(time)?;
         let ended = self.clock.now();
         asked.thin(&mut problems);
@@ -396,7 +418,8 @@ fn reserve(
 /// The settings of the app, sealed for this server unless they are to be plain.
 fn settings(work: &Work<'_>) -> Result<seal::SealedSettings> {
     let app = work.app;
-    let all = AppSettings { backstay_settings: SETTINGS, app: &app.name, kind: &app.kind, config: &app.config };
+    let all =
+        AppSettings { backstay_settings: SETTINGS, app: &app.name, kind: &app.kind, config: &app.config };
     let json = serde_json::to_vec_pretty(&all)
         .map_err(|e| Error::new(Code::Internal, "The settings cannot be written").because(e))?;
     let by = match work.plain_settings {
@@ -427,7 +450,10 @@ fn tell_filter(
 fn log(head: &str, manifest: &Manifest) -> String {
     let (files, bytes) = content(&manifest.entries);
     let mut log = head.to_owned();
-    log.push_str(&format!("{} read from {} on: {files} files, {bytes} bytes\n", manifest.home, manifest.started));
+    log.push_str(&format!(
+        "{} read from {} on: {files} files, {bytes} bytes\n",
+        manifest.home, manifest.started
+    ));
     let left = manifest.problems.len().saturating_sub(LOGGED);
     let mut told = HashSet::new();
     for problem in manifest.problems.iter().take(LOGGED).filter(|p| told.insert((&p.path, &p.detail))) {
@@ -436,12 +462,19 @@ fn log(head: &str, manifest: &Manifest) -> String {
     if left > 0 {
         log.push_str(&format!("and {left} more, which the manifest lists\n"));
     }
-    log.push_str(&format!("{} has {} bytes; ended {}\n", manifest.zip.name, manifest.zip.size, manifest.ended));
+    log.push_str(&format!(
+        "{} has {} bytes; ended {}\n",
+        manifest.zip.name, manifest.zip.size, manifest.ended
+    ));
     log
 }
 
 /// What the job's record says.
-fn told(taken: Taken, hook_failed: Option<String>, container: &OpenContainer) -> Done<(Taken, Option<String>)> {
+fn told(
+    taken: Taken,
+    hook_failed: Option<String>,
+    container: &OpenContainer,
+) -> Done<(Taken, Option<String>)> {
     let backup = &taken.backup;
     let failures = taken.problems.iter().filter(|p| p.kind.is_failure()).count();
     let with = if failures == 0 { String::new() } else { format!(" with {failures} problems") };
@@ -456,21 +489,4 @@ fn told(taken: Taken, hook_failed: Option<String>, container: &OpenContainer) ->
         _ => Some(Code::PartiallySucceeded),
     };
     Done { value: (taken, hook_failed), message, partial }
-}
-
-/// Passes progress on, but for phases, which the whole decides.
-struct Totals<'a>(&'a Running<'a>);
-
-impl Progress for Totals<'_> {
-    fn phase(&self, _: Phase) {}
-
-    fn done(&self, files: u64, bytes: u64) {
-        self.0.done(files, bytes);
-    }
-
-    fn expect(&self, _: u64, _: u64) {}
-
-    fn problem(&self, problem: &Problem) {
-        self.0.problem(problem);
-    }
 }

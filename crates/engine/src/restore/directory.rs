@@ -62,6 +62,7 @@ impl Engine {
         let directory = std::path::absolute(directory).map_err(|e| unusable(directory, "", e))?;
         check_free(&directory)?;
         let found = self.find(request.app, request.point)?;
+        self.check_restorable(&found.record)?;
         self.bring_out(request, &found, directory, None, progress, cancel)
     }
 
@@ -76,6 +77,7 @@ impl Engine {
         cancel: &Cancel,
     ) -> Result<RestoreReport> {
         let found = self.find(request.app, request.point)?;
+        self.check_restorable(&found.record)?;
         if self.apps()?.iter().any(|a| a.name == *name) {
             let message = format!("There is an app `{name}` already");
             return Err(Error::new(Code::AlreadyExists, message));

@@ -101,6 +101,7 @@ impl Engine {
     pub(super) fn scene(&self, request: &RestoreRequest<'_>, target: Option<&AppName>) -> Result<Scene> {
         let select = request.selected()?;
         let (points, record) = self.find_among(request.app, request.point)?;
+        self.check_restorable(&record)?;
         let app = self.known_app(target.unwrap_or(&record.point.app).as_str())?;
         self.scene_of(points, record, app, select)
     }

@@ -1,0 +1,134 @@
+//! Kills of custom backups, spread evenly over the time that one takes.
+//!
+//! After each kill: what is listed is whole. After the next backup: nothing is left of those that were killed.
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use backstay_testing::Azurite;
+use serde_json::Value;
+
+use crate::World;
+use crate::custom::names;
+
+const KILLS: u32 = 100;
+
+fn app(world: &World) {
+    for n in 0..200_u32 {
+        let bytes: Vec<u8> = (0..20_000_u32).map(|i| (i.wrapping_mul(n + 7) >> 5).to_le_bytes()[0]).collect();
+        world.write(&format!("blog/d{}/f{n}", n % 9), &bytes);
+    }
+}
+
+/// How long a backup takes, in the middle of three.
+fn usual(world: &World) -> Duration {
+    let mut times: Vec<Duration> = (0..3)
+        .map(|n| {
+            let started = Instant::now();
+            world.run(&["backup", "blog", "--container", "shelf", "--name", &format!("usual{n}")]).ok();
+            started.elapsed()
+        })
+        .collect();
+    times.sort();
+    times[1]
+}
+
+fn listing(world: &World) -> Value {
+    world.json(&["list", "--container", "shelf"])
+}
+
+fn listed(listing: &Value) -> Vec<String> {
+    let customs = listing["custom"].as_array().unwrap();
+    customs.iter().map(|c| c["name"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Kills backups; `objects` gives the names of all objects of the container, where they can be seen.
+fn kill(world: &World, objects: &dyn Fn() -> Vec<String>) {
+    world.run(&["backup", "blog"]).ok();
+    let time = usual(world);
+    let mut hit: BTreeMap<&str, u32> = BTreeMap::new();
+    let mut whole = 3;
+    for n in 0..KILLS {
+        let name = format!("k{n}");
+        let mut command = world.command(["backup", "blog", "--container", "shelf", "--name", &name]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(time.mul_f64(f64::from(n) / f64::from(KILLS)));
+        child.kill().unwrap();
+        let late = child.wait().unwrap().success();
+        let there = objects();
+        let has = |ending: &str| there.contains(&format!("{name}.{ending}"));
+        let phase = match (late, has("xml"), has("zip"), has("log")) {
+            (true, ..) => "too late",
+            (_, true, ..) => "after its manifest",
+            (_, _, true, _) => "zip without manifest",
+            (_, _, _, true) => "writing the zip",
+            _ => "before its log",
+        };
+        *hit.entry(phase).or_default() += 1;
+        whole += usize::from(has("xml"));
+        let list = listing(world);
+        assert_eq!(list["damaged"].as_array().unwrap().len(), 0, "kill {n}: {list}");
+        assert_eq!(listed(&list).len(), whole, "kill {n}: {list}");
+        if n % 10 == 9 {
+            world.run(&["backup", "blog", "--container", "shelf", "--name", &format!("next{n}")]).ok();
+            whole += 1;
+            let list = listing(world);
+            assert_eq!(list["unfinished"].as_array().unwrap().len(), 0, "kill {n}: {list}");
+            let mut expected: Vec<String> = listed(&list)
+                .iter()
+                .flat_map(|b| ["log", "xml", "zip"].map(|e| format!("{b}.{e}")))
+                .collect();
+            expected.sort();
+            assert_eq!(objects(), expected, "kill {n}: nothing is left behind");
+            // Of those that were hit late at least one is looked at to the last byte.
+            let last = listed(&list).into_iter().find(|b| b.starts_with('k')).unwrap_or(format!("next{n}"));
+            world.run(&["verify", "blog", &last]).ok();
+        }
+    }
+    println!("a backup takes {time:?}; kills: {hit:?}");
+    for phase in ["before its log", "writing the zip"] {
+        assert!(hit.contains_key(phase), "{phase} was never hit: {hit:?}");
+    }
+    assert!(hit.get("too late").copied().unwrap_or(0) < KILLS / 2, "{hit:?}");
+    // A backup was whole or is gone: those that are listed verify, one after the other.
+    for name in listed(&listing(world)) {
+        world.run(&["verify", "blog", &name]).ok();
+    }
+}
+
+#[test]
+fn into_a_folder() {
+    let world = World::within(backstay_testing::quick_dir());
+    app(&world);
+    world.run(&["container", "add", "shelf", "backups", "--create"]).ok();
+    let folder = world.path("backups");
+    let objects = || names(&folder).into_iter().filter(|n| !n.starts_with(".tmp-")).collect();
+    kill(&world, &objects);
+    assert!(names(&folder).iter().all(|n| !n.starts_with(".tmp-")), "no file in the making stays");
+}
+
+#[test]
+fn into_azure() {
+    let Some(azurite) = Azurite::start() else { return };
+    let world = World::within(backstay_testing::quick_dir());
+    app(&world);
+    let add = ["container", "add", "shelf", &azurite.place("backups"), "--create"];
+    world.run_with("home", &add, Azurite::KEY).ok();
+    let backstay_storage::Address::Remote(place) = azurite.place("backups").parse().unwrap() else {
+        panic!()
+    };
+    let key = backstay_storage::Credentials::parse(&place, Azurite::KEY).unwrap();
+    let remote = backstay_storage::Remote::open(&place, &key, &backstay_storage::Options::default()).unwrap();
+    let objects = || {
+        let mut names = Vec::new();
+        let mut each = |o: backstay_storage::Object| {
+            names.push(o.name);
+            Ok(())
+        };
+        backstay_storage::Storage::list(&remote, "", &mut each).unwrap();
+        names.sort();
+        names
+    };
+    kill(&world, &objects);
+}
