@@ -144,7 +144,7 @@ pub fn show(engine: &Engine, at: &args::PointRef, out: &mut Out) -> Result<u8> {
     if let Some(view) = engine.find_custom(&at.app, &at.point)? {
         return custom::show(engine, view, out);
     }
-    let details = engine.show(&at.app, &selector(&at.point)?)?;
+    let details = engine.show(&at.app, &engine.selector(&at.app, &at.point)?)?;
     out.either(&details, details_text)?;
     Ok(0)
 }
@@ -327,7 +327,7 @@ pub fn verify(engine: &Engine, at: &args::PointRef, out: &mut Out) -> Result<u8>
     let cancel = signals::watch()?;
     let report = {
         let meter = Meter::start();
-        engine.verify(&at.app, &selector(&at.point)?, &meter, &cancel)?
+        engine.verify(&at.app, &engine.selector(&at.app, &at.point)?, &meter, &cancel)?
     };
     out.either(&report, |r| {
         let point = &r.point.point;

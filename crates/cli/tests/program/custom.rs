@@ -80,7 +80,7 @@ fn names_are_never_written_over() {
     let take = |more: &[&str]| world.run(&[&["backup", "blog", "--container", "./backups"], more].concat());
     take(&["--name", "one"]).ok();
     take(&["--name", "one"]).fails("AlreadyExists", 1);
-    for name in ["", "../x", "a b", "x/", ".zip"] {
+    for name in ["", "../x", "a b", "x/"] {
         take(&["--name", name]).fails("InvalidValue", 2);
     }
     // Default names of one minute are numbered.
@@ -143,7 +143,7 @@ fn both_kinds_are_listed_shown_verified_copied_out_and_deleted() {
     );
     assert_eq!(names(&world.path("backups")), [""; 0]);
     assert_eq!(customs(&world.json(&["list", "blog"])), [""; 0]);
-    world.run(&["show", "blog", "first"]).fails("PointNotFound", 4);
+    world.run(&["show", "blog", "first"]).fails("InvalidValue", 2);
     told = regex_names(&told);
     assert_text!("custom", told);
 }

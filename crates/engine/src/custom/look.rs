@@ -109,21 +109,22 @@ impl Engine {
         if let Some(custom) = self.find_custom(app, text)? {
             return Ok(PointOrCustom::Custom(Box::new(custom)));
         }
-        let selector: Selector = text.parse().map_err(|e: Error| self.no_such_custom(app, text, e))?;
-        self.point(app, &selector).map(|point| PointOrCustom::Point(Box::new(point)))
+        self.point(app, &self.selector(app, text)?).map(|point| PointOrCustom::Point(Box::new(point)))
     }
 
-    /// A word that is no form of a point may be the name of a custom backup that is gone.
-    fn no_such_custom(&self, app: &str, text: &str, e: Error) -> Error {
-        let is_app = self.has_catalog() && self.known_app(app).is_ok();
-        match Name::parse(text) {
-            Ok(_) if is_app => Error::new(
-                Code::PointNotFound,
-                format!("App `{app}` has no custom backup named {text}, and it is no other form of a point"),
-            )
-            .advise("`backstay list APP` shows the backups as last seen; `backstay list --container NAME` looks into a container."),
-            _ => e,
-        }
+    /// A point of the vault as it is named on the command line, where it is no custom backup that is known.
+    pub fn selector(&self, app: &str, text: &str) -> Result<Selector> {
+        text.parse().map_err(|e: Error| {
+            let known = self.has_catalog()
+                && self.custom_backups(None).is_ok_and(|all| all.iter().any(|v| v.custom.app.as_str() == app));
+            match known {
+                true => e.advise(format!(
+                    "Give an id or a prefix of it, latest, latest~2, a time such as 2026-11-20T14:00, or the name of a custom \
+                     backup: `backstay list {app}` shows those last seen, `backstay list --container NAME` looks into a container."
+                )),
+                false => e,
+            }
+        })
     }
 
     /// A custom backup in detail, from its manifest.
