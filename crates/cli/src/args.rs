@@ -72,8 +72,9 @@ pub enum Command {
     /// Compare two recovery points, or one with the newest
     #[command(after_help = POINTS)]
     Diff(Diff),
-    /// Bring an app back to a recovery point, wholly or not at all; or bring a point out into a new app or folder
-    #[command(after_help = POINTS)]
+    /// Bring an app back to a recovery point or custom backup, wholly or not at all; or bring one out into a new app or
+    /// folder
+    #[command(after_help = BOTH)]
     Restore(Restore),
     /// Take the last restore of an app back (or the last undo)
     Undo(Undo),

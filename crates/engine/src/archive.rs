@@ -14,15 +14,12 @@ mod tree_source;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use backstay_archive::{Bytes, LocalFile, Name, SigningKey, StoredObject, Trust};
-use backstay_model::{Code, Error, Result, Secret};
+use backstay_archive::{Bytes, LocalFile, Name, StoredObject};
+use backstay_model::{Code, Error, Result};
 use backstay_storage::Storage;
 use backstay_tree::path::escape;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 
-use crate::place;
-use crate::secrets::{Secrets, random};
+use crate::custom::CustomView;
 use crate::state::Engine;
 
 pub use self::export::{ExportReport, ExportRequest, SealBy};
@@ -109,9 +106,12 @@ fn check_manifest_size(size: u64) -> Result<()> {
 }
 
 impl Engine {
-    /// The container at an address: a folder, or a place in an object store.
-    pub fn open_container(&self, address: &str) -> Result<Arc<dyn Storage>> {
-        place::open(&self.fs, &place::absolute(address, None)?)
+    /// A custom backup that is known, as an archive.
+    pub fn archive_of(&self, custom: &CustomView) -> Result<ArchiveSource> {
+        Ok(ArchiveSource::Stored {
+            container: self.open_at_address(&custom.custom.container)?.storage,
+            name: Name::parse(&custom.custom.name)?,
+        })
     }
 
     /// A folder as a container, which is made when it does not exist.
@@ -121,35 +121,4 @@ impl Engine {
         })?;
         Ok(Arc::new(backstay_storage::Local::create_on(Arc::clone(&self.fs), folder)?))
     }
-
-    /// The key that signs this server's archives; made when there is none yet.
-    pub(crate) fn signing_key(&self) -> Result<SigningKey> {
-        let mut secrets = self.secrets()?;
-        if secrets.signing_key.is_none() {
-            let _lock = self.set_up_lock()?;
-            secrets = self.secrets()?;
-            if secrets.signing_key.is_none() {
-                secrets.signing_key = Some(Secret::new(STANDARD.encode(random::<32>()?)));
-                secrets.update(&*self.fs, &self.state)?;
-            }
-        }
-        let key = secrets.signing_key.as_ref().map(key_of);
-        key.unwrap_or_else(|| Err(Error::new(Code::Internal, "The signing key was not kept")))
-    }
-
-    /// Whose signatures are believed: this server's.
-    fn trust(&self) -> Result<Trust> {
-        let secrets = Secrets::load(&self.state)?;
-        let key = secrets.and_then(|s| s.signing_key).as_ref().map(key_of).transpose()?;
-        Ok(Trust { keys: key.iter().map(SigningKey::public).collect() })
-    }
-}
-
-fn key_of(seed: &Secret) -> Result<SigningKey> {
-    let bytes = STANDARD.decode(seed.reveal()).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
-    let damaged = || {
-        Error::new(Code::StateDamaged, "The key that signs archives cannot be read")
-            .advise("Put `signing_key` in secrets.json back from the recovery kit, or take it out: a new one is made then.")
-    };
-    SigningKey::from_seed(&bytes.ok_or_else(damaged)?)
 }

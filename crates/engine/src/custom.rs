@@ -15,7 +15,6 @@ mod filter;
 mod known;
 mod leftovers;
 mod look;
-mod signing;
 mod take;
 
 pub use expire::CustomExpiry;

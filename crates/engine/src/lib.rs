@@ -36,6 +36,7 @@ mod sealed;
 mod secrets;
 mod select;
 mod serve;
+mod signing;
 mod spool;
 mod state;
 mod status;

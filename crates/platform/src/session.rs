@@ -48,7 +48,9 @@ pub(crate) fn die_with_us(command: &mut Command) -> &mut Command {
 
 /// Between fork and exec: the signals by which programs are stopped do what they do by default.
 fn heed_signals() -> io::Result<()> {
-    for number in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2] {
+    for number in
+        [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2]
+    {
         // SAFETY: the default action replaces a handler, so none is made that could run; `sigaction` may be called
         // in a signal handler.
         unsafe { signal(number, SigHandler::SigDfl) }?;

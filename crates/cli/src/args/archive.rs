@@ -16,8 +16,8 @@ pub struct Export {
     /// Folder that it goes to; made when it does not exist
     #[arg(long, value_name = "DIR")]
     pub directory: Option<PathBuf>,
-    /// Container that it goes to: a folder that exists, or a place in an object store (azure://…, s3://…, gs://…)
-    #[arg(long, value_name = "ADDRESS")]
+    /// Container that it goes to, or the address of a place: a folder that exists, azure://…, s3://…, gs://…
+    #[arg(long, value_name = "NAME|URL")]
     pub container: Option<String>,
     /// Name of the archive, without ending [default: APP_YYYYMMDDHHMM of the point's time]
     #[arg(long, value_name = "NAME")]
@@ -36,8 +36,8 @@ pub struct Export {
 /// Where an archive is, and how it is looked at.
 #[derive(Args, Debug)]
 pub struct FromArchive {
-    /// Container with the archive: a folder, or a place in an object store
-    #[arg(long, value_name = "ADDRESS", requires = "name")]
+    /// Container with the archive, or the address of a place: a folder, azure://…, s3://…, gs://…
+    #[arg(long, value_name = "NAME|URL", requires = "name")]
     pub container: Option<String>,
     /// Name of the archive in the container, without ending
     #[arg(long, value_name = "NAME", requires = "container")]

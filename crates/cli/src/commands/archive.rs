@@ -27,7 +27,7 @@ pub fn export(engine: &Engine, args: &args::Export, out: &mut Out) -> Result<u8>
     };
     let to = match (&args.directory, args.container.as_deref()) {
         (Some(folder), _) => engine.folder_container(folder)?,
-        (None, address) => engine.open_container(address.unwrap_or_default())?,
+        (None, container) => engine.container_open(container.unwrap_or_default())?.storage,
     };
     let request =
         ExportRequest { app: &args.at.app, point: &point, to: &to, name: name.as_ref(), seal: &seal };
@@ -91,7 +91,7 @@ pub fn source(engine: &Engine, file: Option<&Path>, from: &FromArchive) -> Resul
     Ok(match (file, &from.container, &from.name) {
         (Some(file), ..) => Some(ArchiveSource::File(file.to_owned())),
         (None, Some(container), Some(name)) => Some(ArchiveSource::Stored {
-            container: engine.open_container(container)?,
+            container: engine.container_open(container)?.storage,
             name: ArchiveName::parse(name)?,
         }),
         _ => None,

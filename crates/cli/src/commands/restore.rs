@@ -5,7 +5,9 @@
 
 use std::path::Path;
 
-use backstay_engine::{Engine, InPlace, InPlaceReport, RestorePlan, RestoreReport, RestoreRequest, Selector};
+use backstay_engine::{
+    ArchiveSource, Engine, InPlace, InPlaceReport, RestorePlan, RestoreReport, RestoreRequest, Selector,
+};
 use backstay_model::{AppName, Code, Error, Result};
 
 use super::{archive, plan_text};
@@ -24,8 +26,13 @@ pub fn run(engine: &Engine, args: &args::Restore, out: &mut Out) -> Result<u8> {
         Some(name) => engine.apps()?.iter().any(|a| a.name == *name),
         None => false,
     };
-    let Some(archive) = archive::source(engine, args.file.as_deref(), &args.from)? else {
-        let point = args.point.as_deref().unwrap_or("latest").parse()?;
+    let archive = match archive::source(engine, args.file.as_deref(), &args.from)? {
+        Some(archive) => Some(archive),
+        None => custom_backup(engine, args)?,
+    };
+    let Some(archive) = archive else {
+        let named = args.point.as_deref().unwrap_or("latest");
+        let point = engine.selector(args.app.as_deref().unwrap_or_default(), named)?;
         let app = args.app.as_deref().unwrap_or_default();
         let request = RestoreRequest { app, point: &point, paths: &args.paths };
         return restore(engine, &request, (to.as_ref(), known), args, out);
@@ -50,6 +57,12 @@ pub fn run(engine: &Engine, args: &args::Restore, out: &mut Out) -> Result<u8> {
         Some(sealed) if status == 0 => sealed,
         _ => status,
     })
+}
+
+/// The custom backup that the words of a restore name, where they name one.
+fn custom_backup(engine: &Engine, args: &args::Restore) -> Result<Option<ArchiveSource>> {
+    let (Some(app), Some(point)) = (&args.app, &args.point) else { return Ok(None) };
+    engine.find_custom(app, point)?.map(|custom| engine.archive_of(&custom)).transpose()
 }
 
 /// Restores a point of the vault.

@@ -230,7 +230,7 @@ impl Engine {
         let mut writer = vault.begin(&lock, DEFAULT_LEVEL, job.cancel())?;
         let tree = writer.save_listing(CONTENT, &listing, job)?;
         let dumps = save_dumps(&mut writer, contents, job)?;
-        let mut manifest = self.manifest_of(name, app, id, sound, &listing)?;
+        let mut manifest = self.imported_manifest(name, app, id, sound, &listing)?;
         (manifest.counts, manifest.sparse) = (tree.counts, tree.sparse);
         save_settings(&mut writer, settings, &mut manifest)?;
         for problem in &manifest.problems {
@@ -298,7 +298,7 @@ impl Engine {
     }
 
     /// What the point will say about itself.
-    fn manifest_of(
+    fn imported_manifest(
         &self,
         name: &str,
         app: &AppName,
