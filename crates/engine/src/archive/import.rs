@@ -338,13 +338,13 @@ impl Engine {
             archive: None,
         };
         if let Some(told) = sound.contents.manifest() {
-            told.program.clone_into(&mut manifest.program);
-            told.kind.clone_into(&mut manifest.kind);
-            told.home.clone_into(&mut manifest.home);
-            told.host.clone_into(&mut manifest.host);
+            manifest.program = printable(&told.program);
+            manifest.kind = printable(&told.kind);
+            manifest.home = printable(&told.home);
+            manifest.host = printable(&told.host);
             manifest.started = told.started.min(now);
             manifest.ended = told.ended.min(now).max(manifest.started);
-            manifest.problems.clone_from(&told.problems);
+            manifest.problems = told.problems.iter().map(printable_problem).collect();
             manifest.databases = told.databases.iter().map(saved_database).collect();
             if !told.filter.is_empty() {
                 let file = FILES.into_iter().find(|file| listing.has(Path::new(file))).map(str::to_owned);
@@ -489,13 +489,22 @@ fn save_settings(writer: &mut SnapshotWriter, settings: Settings, manifest: &mut
     }
 }
 
+/// Text of an archive, of which nobody knows who wrote it, without what would do something to a terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+fn printable_problem(told: &Problem) -> Problem {
+    Problem { path: printable(&told.path), kind: told.kind, detail: printable(&told.detail) }
+}
+
 fn saved_database(told: &backstay_archive::Database) -> SavedDatabase {
     SavedDatabase {
-        connection: told.connection.clone(),
-        name: told.name.clone(),
-        kind: told.kind.clone(),
-        version: told.version.clone(),
-        file: told.file.clone(),
+        connection: printable(&told.connection),
+        name: printable(&told.name),
+        kind: printable(&told.kind),
+        version: told.version.as_deref().map(printable),
+        file: printable(&told.file),
     }
 }
 
@@ -505,5 +514,26 @@ fn step_record(told: &backstay_archive::Step) -> StepRecord {
         started: told.started,
         ended: told.ended,
         position: told.position.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_app_is_the_one_that_was_asked_for_or_told() {
+        let asked: AppName = "shop".parse().unwrap();
+        let name = |asked, told, zip| app_of(asked, told, zip).map(|name| name.to_string());
+        assert_eq!(name(Some(&asked), Some("blog"), "x.zip").unwrap(), "shop");
+        assert_eq!(name(None, Some("blog"), "x.zip").unwrap(), "blog");
+        assert_eq!(name(None, Some("My Blog!"), "x.zip").unwrap(), AppName::suggest("My Blog!").to_string());
+        assert_eq!(name(None, None, "site.zip").unwrap(), "site");
+        assert_eq!(name(None, Some(FOREIGN), "x.zip").unwrap_err().code(), Code::InvalidValue);
+    }
+
+    #[test]
+    fn texts_of_archives_do_nothing_to_a_terminal() {
+        assert_eq!(printable("a\u{1b}[2J\nb ü"), "a\u{fffd}[2J\u{fffd}b ü");
     }
 }
