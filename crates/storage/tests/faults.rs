@@ -3,7 +3,14 @@
 //! What holds on a good line must hold here too: what is read is right, an object is there whole or not at all, of several
 //! writers one is told that it was first, and nobody is asked more often than patience allows.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "test helpers")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "test helpers"
+)]
 
 mod common;
 

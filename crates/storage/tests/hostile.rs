@@ -1,7 +1,14 @@
 //! Services that lie: lengths, listings, redirects and certificates that no honest one gives. A hand-written server stands
 //! for them here, since no emulator does such things.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "test helpers")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "test helpers"
+)]
 
 mod common;
 
@@ -334,7 +341,7 @@ fn only_what_is_wrong_with_a_certificate_is_not_trusted() {
     let (plain, cut) = (plain.address(), closing.local_addr().unwrap());
     std::thread::spawn(move || {
         for stream in closing.incoming().flatten() {
-            std::io::Read::read(&mut &stream, &mut [0; 100]).ok();
+            std::io::Read::read_exact(&mut &stream, &mut [0; 100]).ok();
         }
     });
     let speaks_nonsense = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -197,7 +197,7 @@ fn exchange(
         Some(Fault::Refuse(status, wait)) => return refuse(client, status, wait),
         Some(Fault::Silence) => {
             // Until the client gives up.
-            from.read(&mut [0]).ok();
+            from.read_exact(&mut [0]).ok();
             return None;
         }
         Some(Fault::Delay(millis)) => std::thread::sleep(Duration::from_millis(millis)),
@@ -217,7 +217,7 @@ fn exchange(
             client.write_all(&answer.raw).ok()?;
             client.write_all(&body[..body.len() / 2]).ok()?;
             client.shutdown(Shutdown::Write).ok()?;
-            from.read(&mut [0]).ok();
+            from.read_exact(&mut [0]).ok();
             return None;
         }
         Some(Fault::Reset) => {

@@ -159,3 +159,43 @@ fn a_vault_lives_in_a_google_bucket() {
         live(&shop);
     }
 }
+
+#[test]
+fn a_bad_line_makes_it_slower_and_nothing_else() {
+    let Some(shop) = Shop::s3() else { return };
+    fill(&shop);
+    shop.proxy.storm(150);
+    shop.ok(&["--vault", &shop.address, "backup", "blog"]);
+    change(&shop);
+    shop.ok(&["backup", "blog"]);
+    shop.ok(&["restore", "blog", "--directory", "out"]);
+    println!("{:?}", shop.proxy.faults());
+    assert!(shop.proxy.faults().len() > 6, "the line was too good to prove anything");
+    shop.proxy.clear();
+    shop.world.assert_same(shop.world.path("blog"), shop.world.path("out"));
+    assert_eq!(shop.points("blog").len(), 2);
+    shop.ok(&["vault", "check", "--read-data"]);
+    assert!(shop.objects().iter().all(|name| is_restics(name) && !name.starts_with("locks/")));
+}
+
+#[test]
+fn a_store_that_is_down_or_refuses_is_told_with_its_code() {
+    let Some(shop) = Shop::azure() else { return };
+    shop.world.write("blog/index.html", b"<h1>first</h1>\n");
+    shop.ok(&["--vault", &shop.address, "backup", "blog"]);
+    for fault in [Fault::Drop, Fault::Refuse(503, None)] {
+        shop.proxy.always(fault);
+        let (before, begin) = (shop.proxy.count(), Instant::now());
+        let ran = shop.run(&["backup", "blog"]).fails("StorageUnavailable", 1);
+        assert!(ran.stderr.contains("127.0.0.1"), "{ran:?}");
+        assert!(begin.elapsed() < Duration::from_secs(100), "{:?}", begin.elapsed());
+        assert!(shop.proxy.count() - before <= 30, "{} requests", shop.proxy.count() - before);
+        shop.proxy.clear();
+    }
+    let other = "bm90IHRoZSBrZXkgb2YgdGhpcyBhY2NvdW50LCBidXQgYXMgbG9uZyBhcyBvbmU=";
+    let refused = shop.command(&["backup", "blog"]).env("AZURE_STORAGE_KEY", other).output().unwrap();
+    let refused = Ran::of(refused).fails("StorageDenied", 1);
+    assert!(!format!("{refused:?}").contains(other), "{refused:?}");
+    shop.ok(&["backup", "blog"]);
+    assert_eq!(shop.points("blog").len(), 2);
+}
