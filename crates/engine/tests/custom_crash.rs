@@ -20,10 +20,11 @@ fn healthy(dir: &Path) -> Engine {
 }
 
 fn take(engine: &Engine, dir: &Path, name: &str) -> Result<()> {
+    let (app, shelf) = (dir.join("app"), dir.join("shelf"));
     let request = CustomRequest {
-        target: &dir.join("app"),
+        target: &app,
         named: None,
-        container: dir.join("shelf").to_str().unwrap(),
+        container: shelf.to_str().unwrap(),
         name: Some(name),
         plain_settings: false,
         occasion: Occasion::Manual,
