@@ -16,6 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::place;
+use crate::recover::Places;
 use crate::secrets::random;
 use crate::state::Engine;
 
@@ -79,6 +80,8 @@ pub struct ContainerAdded {
     pub container: ContainerView,
     /// How the test went.
     pub test: ContainerTest,
+    /// Where everything is, when the state was made to keep its key.
+    pub first_run: Option<Places>,
 }
 
 /// What a test of a container found.
@@ -269,6 +272,10 @@ impl Engine {
             }
             return Err(error);
         }
+        let first_run = match &credentials {
+            Some(_) => self.secrets_or_new()?.1,
+            None => None,
+        };
         let sealed = credentials.as_ref().map(|c| self.seal_value(&record_of(new.name), &c.sealed_text()));
         let details =
             Details { opened_by: opened_by(credentials.as_ref()).to_owned(), options: new.options.clone() };
@@ -282,7 +289,7 @@ impl Engine {
             created: self.clock.now(),
         };
         self.catalog()?.put_container(&container, new.replace)?;
-        Ok(ContainerAdded { container: self.container_show(new.name)?, test })
+        Ok(ContainerAdded { container: self.container_show(new.name)?, test, first_run })
     }
 
     /// A container must not lie among Backstay's own files.

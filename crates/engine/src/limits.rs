@@ -204,4 +204,46 @@ mod tests {
         free.done(1, u64::MAX);
         free.judge("default", Ok(())).unwrap();
     }
+
+    #[test]
+    fn an_automatic_point_that_is_too_large_is_taken_and_restored_once_the_plan_is_raised() {
+        use crate::{BackupRequest, RestoreRequest, Selector, Setup};
+        let dir = tempfile::tempdir().unwrap();
+        let (app, state) = (dir.path().join("app"), dir.path().join("state"));
+        for folder in [&app, &state] {
+            std::fs::create_dir(folder).unwrap();
+        }
+        std::fs::write(app.join("file"), [7; 5_000]).unwrap();
+        std::fs::write(state.join("backstay.toml"), "[plans.small]\nautomatic = \"4kB\"\n").unwrap();
+        let engine = Engine::new(Setup { state: Some(state), ..Setup::default() }).unwrap();
+        let back_up = |origin| {
+            let request = BackupRequest { origin, ..BackupRequest::of(&app) };
+            engine.backup(&request, &Silent, &Cancel::new()).unwrap().point.point
+        };
+        let point = back_up(Origin::Automatic);
+        let plan = |plan: &str| {
+            engine
+                .app_set(&point.app, &mut |config| {
+                    config.plan = plan.to_owned();
+                    Ok(())
+                })
+                .unwrap();
+        };
+        let restore = |to: &str| {
+            let request = RestoreRequest { app: point.app.as_str(), point: &Selector::Latest(0), paths: &[] };
+            engine.restore_to_directory(&request, &dir.path().join(to), &Silent, &Cancel::new())
+        };
+        plan("small");
+        let e = restore("out").unwrap_err();
+        assert_eq!(e.code(), Code::BackupTooLarge, "{e:?}");
+        assert!(
+            e.message().contains("was taken but cannot be restored") && !dir.path().join("out").exists(),
+            "{e}"
+        );
+        plan("default");
+        restore("out").unwrap();
+        plan("small");
+        back_up(Origin::Manual);
+        restore("out2").unwrap();
+    }
 }

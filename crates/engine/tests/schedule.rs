@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -22,13 +22,15 @@ struct World {
     dir: tempfile::TempDir,
     clock: Arc<ManualClock>,
     server: Option<(Control, JoinHandle<Result<()>>)>,
+    /// What the scheduler said.
+    lines: Arc<Mutex<Vec<String>>>,
 }
 
 impl World {
     fn new() -> Self {
         let dir = temp_dir();
         let clock = ManualClock::new("2026-11-20T12:30:00Z".parse().unwrap(), Duration::from_secs(9_000));
-        let world = World { dir, clock: Arc::new(clock), server: None };
+        let world = World { dir, clock: Arc::new(clock), server: None, lines: Arc::default() };
         for folder in ["home", "blog"] {
             std::fs::create_dir(world.path(folder)).unwrap();
         }
@@ -79,9 +81,10 @@ impl World {
 
     fn start(&mut self) {
         let control = Control::new();
+        let lines = Arc::clone(&self.lines);
         let (theirs, state, clock) = (control.clone(), self.path("home"), Arc::clone(&self.clock));
         let thread = std::thread::spawn(move || {
-            let log = |line: String| println!("{line}");
+            let log = |line: String| lines.lock().unwrap().push(line);
             serve(&|| make(state.clone(), Arc::clone(&clock)), &theirs, &log)
         });
         self.server = Some((control, thread));
@@ -199,5 +202,41 @@ fn a_place_that_is_gone_is_told_holds_no_queue_and_is_used_again_when_it_is_back
     world.clock.pass(6 * HOUR);
     world.wait("one, and the old one goes", || world.scheduled().len() == 1 && newest_is_now(&world));
     world.wait("it is well", || world.status().alerts.is_empty());
+    world.stop();
+}
+
+#[test]
+fn a_passing_failure_is_tried_again_with_growing_pauses_and_not_beyond_the_next_time() {
+    let mut world = World::new();
+    // Nobody listens there.
+    let options = StorageOptions {
+        patience: serde_json::from_str(r#"{"attempts": 1, "connect_secs": 2}"#).unwrap(),
+        ..StorageOptions::default()
+    };
+    let away = NewContainer {
+        name: "shelf",
+        address: Some("azure://devstoreaccount1/backups?endpoint=http://127.0.0.1:9/devstoreaccount1"),
+        credentials: Some(backstay_model::Secret::new(backstay_testing::Azurite::KEY)),
+        options,
+        create: false,
+        replace: true,
+        untested: true,
+    };
+    let added = world.engine().container_add(&away).unwrap();
+    assert!(!added.test.passed);
+    world.set("6h", "1d", false);
+    world.start();
+    let tries = || {
+        let lines = world.lines.lock().unwrap();
+        lines.iter().filter(|l| l.contains("custom backup:") && l.contains("(StorageUnavailable)")).count()
+    };
+    world.wait("the first try", || tries() == 1);
+    for (minutes, expected) in [(4, 1), (1, 2), (14, 2), (1, 3), (44, 3), (1, 4), (60, 4), (180, 4), (60, 5)]
+    {
+        world.clock.pass(Duration::from_secs(60 * minutes));
+        world.wait(&format!("{expected} tries"), || tries() == expected);
+    }
+    let last = world.status().apps[0].custom.clone().unwrap().last_result.unwrap();
+    assert!(last.failed && !last.message.contains(backstay_testing::Azurite::KEY), "{last:?}");
     world.stop();
 }

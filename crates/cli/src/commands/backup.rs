@@ -78,7 +78,7 @@ fn tell_places(report: &BackupReport) {
         say(format!("{} is app `{app}` from now on.", report.home));
     }
     let Some(places) = &report.first_run else { return };
-    tell_made(places);
+    tell_made(FIRST, places);
     if report.vault_on_same_disk {
         say(
             "The vault lies on the same disk as the app: it does not survive that disk. To put it elsewhere:\n  \
@@ -89,10 +89,13 @@ fn tell_places(report: &BackupReport) {
     say(format!("To bring the app out again:\n  backstay restore {app} --directory DIR"));
 }
 
+/// Why something was made.
+pub const FIRST: &str = "This was the first backup. Made for it";
+
 /// What was made for a first backup.
-fn tell_made(places: &Places) {
+fn tell_made(what: &str, places: &Places) {
     say(format!(
-        "\nThis was the first backup. Made for it:\n  state    {}\n  secrets  {}\n  vault    {}",
+        "\n{what}:\n  state    {}\n  secrets  {}\n  vault    {}",
         places.state, places.secrets, places.vault
     ));
 }
@@ -105,8 +108,8 @@ fn tell_kit() {
     );
 }
 
-/// The same where the first backup went into a container.
-pub fn tell_first_run(places: &Places) {
-    tell_made(places);
+/// The same where it was something about a container.
+pub fn tell_first_run(what: &str, places: &Places) {
+    tell_made(what, places);
     tell_kit();
 }

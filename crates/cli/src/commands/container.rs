@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::args::{self, ContainerAdd};
 use crate::ask;
+use crate::commands::backup;
 use crate::failure::say;
 use crate::out::Out;
 use crate::text::{Table, count, size, time};
@@ -80,6 +81,9 @@ fn add(engine: &Engine, args: &ContainerAdd, out: &mut Out) -> Result<u8> {
         say(steps(&added.test));
     }
     tell(&added.test);
+    if let Some(places) = &added.first_run {
+        backup::tell_first_run("Made to keep its key", places);
+    }
     Ok(0)
 }
 

@@ -79,7 +79,7 @@ pub fn take(engine: &Engine, args: &args::Backup, container: &str, out: &mut Out
         say(format!("{} is app `{app}` from now on.", report.home));
     }
     if let Some(places) = &report.first_run {
-        backup::tell_first_run(places);
+        backup::tell_first_run(backup::FIRST, places);
     }
     if args.plain_settings {
         say("note: whoever has the zip can read the app's settings");

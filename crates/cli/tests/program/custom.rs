@@ -271,3 +271,22 @@ fn a_schedule_is_set_shown_and_cleared_and_holds_its_container() {
     tell("container remove shelf --yes");
     assert_text!("schedule", told);
 }
+
+#[test]
+fn plans_with_limits_refuse_what_is_too_large_with_both_figures() {
+    let world = World::with_blog();
+    world.run(&["container", "add", "shelf", "backups", "--create"]).ok();
+    world.write("home/backstay.toml", b"[plans.small]\nautomatic = \"1MB\"\ncustom = \"20MB\"\n");
+    world.write("blog/large", &vec![7; 30_000_000]);
+    world.run(&["backup", "blog", "--container", "shelf", "--name", "free"]).ok();
+    world.run(&["app", "set", "blog", "--plan", "small"]).ok();
+    let ran = world.run(&["backup", "blog", "--container", "shelf"]).fails("BackupTooLarge", 1);
+    assert!(
+        ran.stderr.contains("exceeds the 0.02 GB limit") && ran.stderr.contains("size is 0.04 GB"),
+        "{ran:?}"
+    );
+    assert_eq!(names(&world.path("backups")), ["free.log", "free.xml", "free.zip"], "nothing of it stays");
+    // What is left out does not count.
+    world.write("blog/_backup.filter", b"/large\n");
+    world.run(&["backup", "blog", "--container", "shelf"]).ok();
+}
