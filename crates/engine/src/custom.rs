@@ -19,5 +19,6 @@ mod take;
 
 pub use expire::CustomExpiry;
 pub use known::{ContainerListing, CustomView, UnreadableBackup};
+pub(crate) use leftovers::first_line;
 pub use look::{CustomDetails, CustomVerify, Downloaded, PointOrCustom};
 pub use take::{CustomReport, CustomRequest};

@@ -15,7 +15,9 @@ use backstay_archive::{
     Written, ZipRecord,
 };
 use backstay_catalog::PointRecord;
-use backstay_model::{Cancel, Code, Error, JobId, JobKind, Origin, Phase, Problem, Progress, Result, Secret};
+use backstay_model::{
+    Cancel, Code, Error, JobId, JobKind, Occasion, Origin, Phase, Problem, Progress, Result, Secret,
+};
 use backstay_storage::Storage;
 use backstay_tree::fs::FileTime;
 use backstay_vault::{Id, Node, Reader};
@@ -23,6 +25,7 @@ use serde::Serialize;
 
 use super::tree_source::{Beside, TreeSource};
 use crate::browse::content;
+use crate::custom::first_line;
 use crate::job::{Done, Running, Task, run};
 use crate::manifest::{DATABASES, Manifest, SETTINGS, SETTINGS_SEALED};
 use crate::points::Found;
@@ -193,14 +196,9 @@ impl Engine {
     /// The log of an export: who took the name.
     fn log_of(&self, job: &Running<'_>, record: &PointRecord) -> String {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        format!(
-            "backstay {}\njob {}\nhost {host}\n{} Export of point {} of {}\n",
-            env!("CARGO_PKG_VERSION"),
-            job.id(),
-            self.clock.now(),
-            record.point.id,
-            record.point.app,
-        )
+        let about = format!("of backstay {} on {host}: export", env!("CARGO_PKG_VERSION"));
+        let point = format!("point {} of {}, begun {}", record.point.id, record.point.app, self.clock.now());
+        first_line(&job.id(), Occasion::Manual, &format!("{about} of {point}"))
     }
 
     /// Zip, log, manifest.

@@ -23,7 +23,7 @@ const JOB: &str = "job ";
 const UPLOAD: i64 = 24;
 
 /// The first line of a log.
-pub(super) fn first_line(job: &JobId, occasion: Occasion, rest: &str) -> String {
+pub(crate) fn first_line(job: &JobId, occasion: Occasion, rest: &str) -> String {
     format!("{JOB}{job} {} {rest}\n", word(occasion))
 }
 

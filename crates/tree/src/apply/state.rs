@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use backstay_model::{Code, Error, JobId, Result};
 use rustix::fs::FlockOperation;
@@ -167,7 +168,7 @@ impl Jobs {
                 Err(e) if is_absent(&e) => self.fs.create_file(handle.as_fd(), OsStr::new(LOCK))?,
                 opened => opened?,
             };
-            match try_lock(lock.as_fd()) {
+            match try_lock_patiently(lock.as_fd()) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Taken::Busy),
                 Err(e) => Err(e),
                 Ok(()) => Ok(Taken::Ours(self.job_dir(handle, lock, path.clone(), job))),
@@ -193,6 +194,18 @@ impl Jobs {
 
 fn try_lock(file: BorrowedFd<'_>) -> io::Result<()> {
     Ok(retry_on_intr(|| rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive))?)
+}
+
+/// A lock that was given back is still held for a moment where another thread was just starting a program: until that
+/// one runs, it has all that was open.
+fn try_lock_patiently(file: BorrowedFd<'_>) -> io::Result<()> {
+    for _ in 0..5 {
+        match try_lock(file) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(Duration::from_millis(10)),
+            other => return other,
+        }
+    }
+    try_lock(file)
 }
 
 impl JobDir {
