@@ -37,7 +37,7 @@ fn an_app_goes_to_an_archive_and_back() {
     world.assert_same(world.path("then"), world.path("blog"));
     world.run(&["undo", "blog", "--yes"]).ok();
     world.assert_same(world.path("now"), world.path("blog"));
-    let container = ["--container", "out", "--name", "blog_1"];
+    let container = ["--container", "./out", "--name", "blog_1"];
     world.run(&[&["restore", "blog", "--path", "img", "--yes"][..], &container].concat()).ok();
     assert_eq!(std::fs::read(world.path("blog/img/logo.png")).unwrap(), [0x89; 3000]);
     assert_eq!(std::fs::read(world.path("blog/new")).unwrap(), b"new");
@@ -59,7 +59,7 @@ fn an_app_goes_to_an_archive_and_back() {
 #[test]
 fn a_machine_that_never_saw_the_container_restores_from_it() {
     let world = changed();
-    let from = ["restore", "--container", "out", "--name", "blog_1"];
+    let from = ["restore", "--container", "./out", "--name", "blog_1"];
     let made = world.run_at("blank", &[&from[..], &["--to", "fresh"]].concat()).ok();
     world.assert_same(world.path("then"), world.path("blank/sites/fresh"));
     assert!(made.stderr.contains("signed by a server that is not known here"), "{made:?}");
@@ -75,8 +75,8 @@ fn a_machine_that_never_saw_the_container_restores_from_it() {
     assert!(!world.run_at("other", &["list"]).ok().stdout.contains("bolg"));
     world.run_at("other", &[&from[..], &["--to", "x", "--dry-run"]].concat()).fails("Usage", 2);
     world.run(&["restore", "blog", "latest", "--file", "out/blog_1.zip"]).fails("Usage", 2);
-    world.run(&["import", "--container", "out"]).fails("Usage", 2);
-    world.run(&["import", "--container", "out", "--name", "none"]).fails("SourceNotFound", 4);
+    world.run(&["import", "--container", "./out"]).fails("Usage", 2);
+    world.run(&["import", "--container", "./out", "--name", "none"]).fails("SourceNotFound", 4);
     world.run(&["export", "blog"]).fails("Usage", 2);
     world.run(&["export", "blog", "--directory", "o", "--name", "../x"]).fails("InvalidValue", 2);
     world.run(&["export", "blog", "--directory", "o", "--recipient", "age1x"]).fails("InvalidValue", 2);

@@ -52,6 +52,43 @@ fn a_backup_goes_into_a_container_and_comes_back_whole() {
 }
 
 #[test]
+fn an_app_is_restored_from_a_container_here_and_on_a_machine_that_has_never_seen_it() {
+    let Some(azurite) = Azurite::start() else { return };
+    let world = World::with_blog();
+    make(&world, &azurite, "backups");
+    world.run(&["backup", "blog", "--container", "backups", "--name", "one"]).ok();
+    let copy = |to: &str| {
+        let cp =
+            std::process::Command::new("cp").arg("-a").args([world.path("blog"), world.path(to)]).status();
+        assert!(cp.unwrap().success());
+    };
+    copy("then");
+    world.write("blog/index.html", b"<h1>changed</h1>\n");
+    world.write("blog/new", b"new");
+    copy("now");
+    // By its name, over the app, and that taken back.
+    let plan = world.json(&["restore", "blog", "one", "--dry-run"]);
+    assert!(plan.to_string().contains("\"new\""), "{plan:#}");
+    world.assert_same(world.path("now"), world.path("blog"));
+    world.run(&["restore", "blog", "one", "--yes"]).ok();
+    world.assert_same(world.path("then"), world.path("blog"));
+    world.run(&["undo", "blog", "--yes"]).ok();
+    world.assert_same(world.path("now"), world.path("blog"));
+    world.run(&["restore", "blog", "one", "--to", "copy", "--directory", "copy"]).ok();
+    world.assert_same(world.path("then"), world.path("copy"));
+    // Of a point of the vault, into the same container.
+    world.run(&["export", "blog", "--container", "backups", "--name", "two"]).ok();
+    world.run(&["verify", "blog", "two"]).ok();
+    // Another machine: the settings were sealed for the first one, everything else comes.
+    let url = azurite.url("backups", "rl", FAR);
+    world.run_with("other", &["container", "add", "far", "--untested"], &url).ok();
+    let restore =
+        ["restore", "--container", "far", "--name", "one", "--to", "blog", "--directory", "brought"];
+    world.run_at("other", &restore).ends(3);
+    world.assert_same(world.path("then"), world.path("brought"));
+}
+
+#[test]
 fn every_way_in_which_a_signature_is_wrong_is_told_and_nothing_is_stored() {
     let Some(azurite) = Azurite::start() else { return };
     let world = World::with_blog();
