@@ -157,6 +157,10 @@ impl Engine {
     /// vault (as last seen) included.
     pub fn find_custom(&self, app: &str, text: &str) -> Result<Option<CustomView>> {
         let Ok(app) = app.parse::<AppName>() else { return Ok(None) };
+        let selector = text.parse::<Selector>().ok();
+        if matches!(selector, Some(Selector::Latest(_))) {
+            return Ok(None);
+        }
         let all = self.custom_backups(Some(&app))?;
         let mut named = all.iter().filter(|b| b.custom.name == text);
         match (named.next(), named.next()) {
@@ -168,7 +172,7 @@ impl Engine {
             }
             _ => {}
         }
-        let Ok(Selector::Id(prefix)) = text.parse() else { return Ok(None) };
+        let Some(Selector::Id(prefix)) = selector else { return Ok(None) };
         let begins = |id: PointId| id.to_string().starts_with(&prefix);
         let mut fits = all.iter().filter(|b| begins(b.custom.id));
         let Some(first) = fits.next() else { return Ok(None) };

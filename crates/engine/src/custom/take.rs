@@ -128,6 +128,17 @@ struct Taken {
     job: JobId,
 }
 
+/// What is to be told of a zip that was packed.
+struct Packed {
+    settings: Settings,
+    /// When reading began.
+    reading: Timestamp,
+    /// When the last byte was read.
+    ended: Timestamp,
+    problems: Vec<Problem>,
+    filter: FilterRecord,
+}
+
 impl Engine {
     /// Takes a custom backup of the app that the target names, or of the folder at the target, which becomes one.
     pub fn custom_backup(
@@ -243,8 +254,64 @@ impl Engine {
         name: &Name,
         head: &str,
         started: Timestamp,
-        mut problems: Vec<Problem>,
+        problems: Vec<Problem>,
     ) -> Result<(CustomBackup, Vec<Problem>, FilterRecord)> {
+        let (packed, written) = self.pack(work, name, started, problems)?;
+        let (counts, id) = (content(&written.entries), PointId::from_bytes(random()?));
+        let files =
+            Step { what: "files".to_owned(), started: packed.reading, ended: packed.ended, position: None };
+        let manifest = Manifest {
+            program: program().to_owned(),
+            app: work.app.name.to_string(),
+            slot: None,
+            point: Some(id),
+            kind: work.app.kind.clone(),
+            host: host(),
+            home: escape(work.home.as_os_str()),
+            host_names: Vec::new(),
+            started,
+            ended: packed.ended,
+            consistency: Consistency { class: "files-only".to_owned(), steps: vec![files] },
+            databases: Vec::new(),
+            settings: Some(packed.settings),
+            filter: packed.filter.rules.clone(),
+            problems: packed.problems,
+            zip: ZipRecord {
+                name: last_part(&name.zip()).to_owned(),
+                size: written.size,
+                sha256: written.sha256,
+            },
+            entries: written.entries,
+        };
+        self.commit_custom(work, name, head, &manifest)?;
+        let backup = CustomBackup {
+            id,
+            app: work.app.name.clone(),
+            container: work.container.address.clone(),
+            name: name.as_str().to_owned(),
+            time: started,
+            occasion: work.occasion,
+            status: status(&manifest.problems),
+            files: counts.0,
+            bytes: counts.1,
+            stored_bytes: written.size,
+            host: manifest.host,
+            home: manifest.home,
+            signer: Signer::ThisServer,
+            removing: false,
+            unmatched: packed.filter.unmatched.clone(),
+        };
+        Ok((backup, manifest.problems, packed.filter))
+    }
+
+    /// Streams the home and the settings into the zip, and makes that durable.
+    fn pack(
+        &self,
+        work: &Work<'_>,
+        name: &Name,
+        started: Timestamp,
+        mut problems: Vec<Problem>,
+    ) -> Result<(Packed, Written)> {
         let job = work.job;
         let settings = settings(work)?;
         let app_filter = filter::load(&*self.fs, work.home, &work.app.config.excludes)?;
@@ -266,61 +333,18 @@ impl Engine {
         let metered = Metered::new(job, job.cancel(), limit);
         metered.judge(plan, zip.add(&live, &metered, job.cancel()))?;
         let time = FileTime { secs: started.as_second(), nanos: 0 };
-        let stream = Stream::new(settings.file, time, std::io::Cursor::new(settings.bytes.clone()));
+        let stream = Stream::new(settings.file, time, std::io::Cursor::new(settings.bytes));
         zip.add(&stream, &Metered::new(job, job.cancel(), None), job.cancel())?;
-        let (out, written) = zip.finish(time)?;
-        let ended = self.clock.now();
+        let (out, mut written) = zip.finish(time)?;
+        problems.append(&mut written.problems);
         asked.thin(&mut problems);
-        let Written { size, sha256, entries, problems: found } = written;
-        let mut found = found;
-        asked.thin(&mut found);
-        problems.extend(found);
-        let record = tell_filter(&app_filter, &asked, before.as_ref(), job, &mut problems);
+        let filter = tell_filter(&app_filter, &asked, before.as_ref(), job, &mut problems);
+        let ended = self.clock.now();
         job.phase(Phase::Committing);
         job.still_ours()?;
         out.commit()?;
-        let (counts, id) = (content(&entries), PointId::from_bytes(random()?));
-        let manifest = Manifest {
-            program: program().to_owned(),
-            app: work.app.name.to_string(),
-            slot: None,
-            point: Some(id),
-            kind: work.app.kind.clone(),
-            host: host(),
-            home: escape(work.home.as_os_str()),
-            host_names: Vec::new(),
-            started,
-            ended,
-            consistency: Consistency {
-                class: "files-only".to_owned(),
-                steps: vec![Step { what: "files".to_owned(), started: reading, ended, position: None }],
-            },
-            databases: Vec::new(),
-            settings: Some(Settings { file: settings.file.to_owned(), sealed: settings.sealed }),
-            filter: record.rules.clone(),
-            problems,
-            zip: ZipRecord { name: last_part(&name.zip()).to_owned(), size, sha256 },
-            entries,
-        };
-        self.commit_custom(work, name, head, &manifest)?;
-        let backup = CustomBackup {
-            id,
-            app: work.app.name.clone(),
-            container: work.container.address.clone(),
-            name: name.as_str().to_owned(),
-            time: started,
-            occasion: work.occasion,
-            status: status(&manifest.problems),
-            files: counts.0,
-            bytes: counts.1,
-            stored_bytes: size,
-            host: manifest.host,
-            home: manifest.home,
-            signer: Signer::ThisServer,
-            removing: false,
-            unmatched: record.unmatched.clone(),
-        };
-        Ok((backup, manifest.problems, record))
+        let settings = Settings { file: settings.file.to_owned(), sealed: settings.sealed };
+        Ok((Packed { settings, reading, ended, problems, filter }, written))
     }
 
     /// Makes it a backup. A process that was frozen between its look at the lease and the last write may have lost its zip
@@ -333,9 +357,11 @@ impl Engine {
         objects::commit(storage, name, &log, &xml)?;
         match storage.size(&name.zip()) {
             Ok(size) if size == manifest.zip.size => Ok(()),
-            Err(e) if e.code() != Code::ObjectNotFound => Err(e),
+            // It cannot be looked at just now: what was written is written.
+            Err(e) if e.code() != Code::ObjectNotFound => Ok(()),
             _ => {
-                let _gone = storage.delete(&name.xml());
+                // What stays is told as damaged by whoever looks into the container.
+                let _stays = storage.delete(&name.xml());
                 let message = format!("{} was removed while its manifest was written", name.zip());
                 Err(Error::new(Code::LeaseLost, message))
             }
