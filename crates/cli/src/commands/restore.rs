@@ -23,7 +23,7 @@ use crate::text::{count, duration, size, time};
 pub fn run(engine: &Engine, args: &args::Restore, out: &mut Out) -> Result<u8> {
     let to = args.to.as_deref().map(str::parse::<AppName>).transpose()?;
     let known = match &to {
-        Some(name) => engine.apps()?.iter().any(|a| a.name == *name),
+        Some(name) => engine.apps()?.iter().any(|a| a.name == *name && a.home.is_some()),
         None => false,
     };
     let archive = match archive::source(engine, args.file.as_deref(), &args.from)? {

@@ -69,6 +69,14 @@ fn a_machine_that_never_saw_the_container_restores_from_it() {
         .run_at("blank", &["restore", "blog", "--file", "out/blog_1.zip", "--yes"])
         .fails("TargetUnusable", 1);
 
+    // Under its own name, which the machine knows by the point alone.
+    world.run_at("blank", &[&from[..], &["--to", "blog"]].concat()).ok();
+    world.assert_same(world.path("then"), world.path("blank/sites/blog"));
+    world.write("blank/sites/blog/index.html", b"changed");
+    world.run_at("blank", &["restore", "blog", "--file", "out/blog_1.zip", "--yes"]).ok();
+    world.assert_same(world.path("then"), world.path("blank/sites/blog"));
+    world.run_at("blank", &[&from[..], &["--to", "blog", "--directory", "x"]].concat()).fails("Usage", 2);
+
     // What cannot be done leaves nothing.
     let none = world.run_at("other", &["restore", "bolg", "--file", "out/blog_1.zip", "--yes"]);
     none.fails("AppNotFound", 4);

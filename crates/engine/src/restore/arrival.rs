@@ -55,8 +55,22 @@ pub(super) fn end(engine: &Engine, job: JobId) {
     removed.and_then(|dir| engine.fs.unlink(dir.as_fd(), name(job).as_ref())).unwrap_or_default();
 }
 
+/// Makes the app of a folder known; one that is known and has no home on this machine gets it.
+pub(super) fn make_known(engine: &Engine, name: &AppName, directory: PathBuf) -> Result<()> {
+    let catalog = engine.catalog()?;
+    match catalog.app(name)? {
+        Some(known) if !is_settled(&known) => catalog.move_app(&App { home: Some(directory), ..known }),
+        _ => catalog.add_app(&app(engine, name, directory)),
+    }
+}
+
+/// Whether an app has its home, or is not to get one.
+fn is_settled(app: &App) -> bool {
+    app.home.is_some() || app.removed.is_some()
+}
+
 /// The app of a folder, static until something else is set about it.
-pub(super) fn app(engine: &Engine, name: &AppName, directory: PathBuf) -> App {
+fn app(engine: &Engine, name: &AppName, directory: PathBuf) -> App {
     App {
         name: name.clone(),
         home: Some(directory),
@@ -120,11 +134,11 @@ fn finish(engine: &Engine, note: &Note, directory: PathBuf, fill: PathBuf) -> Re
         return Ok(Some(what));
     }
     let catalog = engine.catalog()?;
-    let known = catalog.app(&note.app)?.is_some();
+    let known = catalog.app(&note.app)?.as_ref().is_some_and(is_settled);
     if known || inode(&directory) != Some(note.inode) {
         return Ok(None);
     }
-    catalog.add_app(&app(engine, &note.app, directory))?;
+    make_known(engine, &note.app, directory)?;
     Ok(Some(format!("A restore to the new app `{}` that was stopped is finished now", note.app)))
 }
 

@@ -67,7 +67,8 @@ impl Engine {
     }
 
     /// Makes a new app of a point: its home is `home`, or a folder of its name in the state folder. It is an app of
-    /// static files until something else is set about it, so that two copies of one app do not run at once.
+    /// static files until something else is set about it, so that two copies of one app do not run at once. An app that
+    /// is known by its points alone and has no home on this machine gets this one.
     pub fn restore_to_new_app(
         &self,
         request: &RestoreRequest<'_>,
@@ -78,7 +79,7 @@ impl Engine {
     ) -> Result<RestoreReport> {
         let found = self.find(request.app, request.point)?;
         self.check_restorable(&found.record)?;
-        if self.apps()?.iter().any(|a| a.name == *name) {
+        if self.apps()?.iter().any(|a| a.name == *name && a.home.is_some()) {
             let message = format!("There is an app `{name}` already");
             return Err(Error::new(Code::AlreadyExists, message));
         }
@@ -176,7 +177,7 @@ impl Engine {
                 error
             })?;
             if let Some(name) = new {
-                self.catalog()?.add_app(&arrival::app(self, name, directory.clone()))?;
+                arrival::make_known(self, name, directory.clone())?;
                 arrival::end(self, job.id());
             }
             let failures = problems.iter().filter(|p| p.kind.is_failure()).count();

@@ -295,7 +295,8 @@ fn without_manifest(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) ->
 fn no_home(app: &App) -> Error {
     Error::new(Code::TargetUnusable, format!("The home of app `{}` on this machine is not known", app.name))
         .advise(format!(
-            "`backstay restore {} --to NAME` makes a new app of it; `--directory DIR` brings its files out.",
+            "`backstay restore {0} --to {0}` gives it one, in the state folder or where --directory says; `--to NAME` makes a new app \
+             of it.",
             app.name
         ))
 }
