@@ -8,13 +8,14 @@ use std::process::Command;
 use serde_json::Value;
 
 /// From the top to the bottom, with the crates that each may use.
-const ORDER: [(&str, &[&str]); 10] = [
+const ORDER: [(&str, &[&str]); 11] = [
     ("model", &[]),
     ("tree", &["model"]),
     // The local folder's system calls go through the tree's seam.
     ("storage", &["model", "tree"]),
     ("vault", &["model", "tree", "storage"]),
     ("archive", &["model", "tree", "storage"]),
+    ("database", &["model"]),
     ("catalog", &["model"]),
     ("platform", &["model", "tree"]),
     ("engine", &["model", "tree", "storage", "vault", "archive", "catalog", "platform"]),
