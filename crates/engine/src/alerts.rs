@@ -13,7 +13,8 @@ use backstay_model::{AppName, Code, Error, Result};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::notify::{About, Message, Notifier, host, utc, why};
+use crate::manifest::host;
+use crate::notify::{About, Message, Notifier, utc, why};
 use crate::state::Engine;
 use crate::status::{AppStatus, Status};
 

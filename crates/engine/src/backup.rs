@@ -21,7 +21,7 @@ use serde::Serialize;
 use crate::adopt::Subject;
 use crate::filter::{self, FilterRecord};
 use crate::job::{Done, Running, Task, run_for};
-use crate::manifest::{CONTENT, FILE, Manifest};
+use crate::manifest::{CONTENT, FILE, Manifest, PROGRAM, host};
 use crate::points::{self, Points, WAIT};
 use crate::recover::{Places, same_disk};
 use crate::secrets::random;
@@ -212,12 +212,12 @@ impl Engine {
         }
         let manifest = Manifest {
             backstay: Manifest::VERSION,
-            program: concat!("backstay ", env!("CARGO_PKG_VERSION")).to_owned(),
+            program: PROGRAM.to_owned(),
             point: id,
             app: app.name.clone(),
             kind: app.kind.clone(),
             home: escape(home.as_os_str()),
-            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            host: host(),
             started,
             ended: self.clock.now(),
             counts: tree.counts,

@@ -27,6 +27,13 @@ pub(crate) const SETTINGS: &str = "settings.json";
 /// The same where they came sealed and could not be opened.
 pub(crate) const SETTINGS_SEALED: &str = "settings.age";
 const VERSION: u32 = 1;
+/// The program that writes manifests, with its version.
+pub(crate) const PROGRAM: &str = concat!("backstay ", env!("CARGO_PKG_VERSION"));
+
+/// The name of this machine.
+pub(crate) fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
 
 /// What a point says about itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]

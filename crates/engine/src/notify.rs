@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::config::{self, Notify, shown_host};
+use crate::manifest::host;
 use crate::state::Engine;
 
 use self::http::Http;
@@ -249,11 +250,6 @@ fn first_line(path: &std::path::Path) -> Result<Secret> {
 pub(crate) fn why(e: &Error) -> String {
     let causes = e.causes();
     std::iter::once(e.message().to_owned()).chain(causes).collect::<Vec<_>>().join(": ")
-}
-
-/// The name of this machine.
-pub(crate) fn host() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 impl Engine {

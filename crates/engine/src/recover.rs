@@ -9,6 +9,7 @@ use backstay_model::{Code, Error, Result, Secret};
 use serde::Serialize;
 
 use crate::kit::{Kit, WORK};
+use crate::manifest::host;
 use crate::secrets::Secrets;
 use crate::state::{Engine, OpenVault};
 use crate::{place, private};
@@ -117,7 +118,7 @@ impl Engine {
         let secrets = Secrets::parse(&bytes)?;
         let text = String::from_utf8(bytes)
             .map_err(|e| Error::new(Code::StateDamaged, "The secrets are not text").because(e))?;
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let host = host();
         let vault = (open.address.clone(), open.id);
         let kit = Kit::new(self.clock.now(), host, vault, Secret::new(text), secrets.vault_password);
         kit.write(&*self.fs, file, passphrase, WORK)?;

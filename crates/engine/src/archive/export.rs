@@ -27,7 +27,7 @@ use super::tree_source::{Beside, TreeSource};
 use crate::browse::content;
 use crate::custom::first_line;
 use crate::job::{Done, Running, Task, run};
-use crate::manifest::{DATABASES, Manifest, SETTINGS, SETTINGS_SEALED};
+use crate::manifest::{DATABASES, Manifest, PROGRAM, SETTINGS, SETTINGS_SEALED, host};
 use crate::points::Found;
 use crate::select::Selector;
 use crate::state::Engine;
@@ -195,8 +195,7 @@ impl Engine {
 
     /// The log of an export: who took the name.
     fn log_of(&self, job: &Running<'_>, record: &PointRecord) -> String {
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let about = format!("of backstay {} on {host}: export", env!("CARGO_PKG_VERSION"));
+        let about = format!("of {PROGRAM} on {}: export", host());
         let point = format!("point {} of {}, begun {}", record.point.id, record.point.app, self.clock.now());
         first_line(&job.id(), Occasion::Manual, &format!("{about} of {point}"))
     }
@@ -286,7 +285,7 @@ fn manifest_of(scene: &Scene, name: &Name, written: &Written) -> ArchiveManifest
     problems.retain(|p| p.kind != backstay_model::ProblemKind::Sealed);
     problems.extend(written.problems.iter().cloned());
     ArchiveManifest {
-        program: concat!("backstay ", env!("CARGO_PKG_VERSION")).to_owned(),
+        program: PROGRAM.to_owned(),
         app: record.point.app.to_string(),
         slot: came.and_then(|c| c.slot.clone()),
         point: Some(record.point.id),

@@ -32,7 +32,8 @@ use crate::containers::OpenContainer;
 use crate::filter::{self, AppFilter, FilterRecord};
 use crate::job::{Done, Running, Task, run_for};
 use crate::limits::{Metered, estimate};
-use crate::notify::{host, why};
+use crate::manifest::{PROGRAM, host};
+use crate::notify::why;
 use crate::place;
 use crate::recover::Places;
 use crate::secrets::{Secrets, random};
@@ -215,7 +216,7 @@ impl Engine {
             work.job.log(format!("Removed what a job that died left of {name}"));
         }
         let head = |name: &Name| {
-            let about = format!("of {} on {}: {} into {}", program(), host(), work.app.name, name.as_str());
+            let about = format!("of {PROGRAM} on {}: {} into {}", host(), work.app.name, name.as_str());
             first_line(&work.job.id(), work.occasion, &format!("{about}, begun {started}"))
         };
         let name = reserve(work, chosen, started, &head)?;
@@ -261,7 +262,7 @@ impl Engine {
         let files =
             Step { what: "files".to_owned(), started: packed.reading, ended: packed.ended, position: None };
         let manifest = Manifest {
-            program: program().to_owned(),
+            program: PROGRAM.to_owned(),
             app: work.app.name.to_string(),
             slot: None,
             point: Some(id),
@@ -380,10 +381,6 @@ impl Engine {
         }
         Live::open(self.fs.clone(), work.home, exclusions)
     }
-}
-
-fn program() -> &'static str {
-    concat!("backstay ", env!("CARGO_PKG_VERSION"))
 }
 
 /// The last component of an object's name.
