@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::World;
 use crate::custom::names;
 
-const KILLS: u32 = 100;
+const KILLS: u32 = 150;
 
 fn app(world: &World) {
     for n in 0..200_u32 {
