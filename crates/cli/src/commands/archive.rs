@@ -36,6 +36,12 @@ pub fn export(engine: &Engine, args: &args::Export, out: &mut Out) -> Result<u8>
         let meter = Meter::start();
         engine.export(&request, &meter, &cancel)?
     };
+    // Known by its name from now on, as what `backup --container` writes.
+    if let Some(container) = &args.container
+        && let Err(e) = engine.list_container(container)
+    {
+        say(format!("note: the container could not be looked into afterwards: {e}"));
+    }
     out.either(&report, exported)?;
     out.finish()?;
     if report.settings == Some("plain") {
