@@ -395,6 +395,7 @@ pub fn problem_name(kind: ProblemKind) -> &'static str {
         ProblemKind::Filter => "not obeyed",
         ProblemKind::Unmatched => "names nothing",
         ProblemKind::Sealed => "sealed, not opened",
+        ProblemKind::Database => "database not saved",
         _ => "to be looked at",
     }
 }

@@ -283,6 +283,8 @@ pub fn phase_name(phase: Phase) -> &'static str {
         Phase::Stopping => "Stopping the app",
         Phase::Applying => "Putting files in place",
         Phase::Starting => "Starting the app",
+        Phase::Dumping => "Reading a database",
+        Phase::Loading => "Filling a new database",
         _ => "Working",
     }
 }

@@ -182,6 +182,52 @@ codes! {
     /// A hook failed or took too long.
     HookFailed, No, 1, "See the output of the hook in the job's log (`backstay job log ID`).";
 
+    // --- linked databases
+    /// An app has no setting of that name.
+    SettingNotFound, No, 4, "`backstay setting list APP` shows the names.";
+    /// An app has no connection string of that name.
+    ConnectionNotFound, No, 4, "`backstay connection list APP` shows the names.";
+    /// The server has no database of that name, or does not show it to this user.
+    DatabaseNotFound, No, 1, "Correct the name in the connection string: `backstay connection set APP NAME`.";
+    /// The server refuses user and password.
+    DatabaseLoginFailed, No, 1, "Correct user and password in the connection string: `backstay connection set APP NAME`.";
+    /// The user of the connection string lacks a right that is needed.
+    DatabasePrivileges, No, 1, "Grant the user what the message names, or use an administrative user in the connection string.";
+    /// The server cannot be reached.
+    DatabaseUnreachable, Later, 1, "Check host and port in the connection string, that the server runs, and that its firewall lets this machine in.";
+    /// The server takes only connections with TLS, and the connection string says that there is to be none.
+    DatabaseTlsRequired, No, 1, "Ask for TLS in the connection string (`sslmode=require`, `SslMode=Required`, `Encrypt=True`).";
+    /// The connection string asks for TLS, and the server has none.
+    DatabaseTlsUnavailable, No, 1, "Turn TLS on at the server. Only if the network between is trusted, take TLS out of the connection string.";
+    /// The certificate of the server is of no authority that is believed.
+    DatabaseCertificateUnknown, No, 1, "Name the authority's certificate in the connection string (`sslrootcert=`, `SslCa=`), or correct it.";
+    /// The certificate of the server is of another name.
+    DatabaseCertificateName, No, 1, "Use the name that stands in the certificate as host, or give the server the right certificate.";
+    /// The certificate of the server is not valid at this time.
+    DatabaseCertificateExpired, No, 1, "Renew the certificate of the server, and check the clocks of both machines.";
+    /// The server wants a certificate of the client and got none, or not the right one; or the one named cannot be used.
+    DatabaseClientCertificate, No, 1, "Name certificate and key in the connection string (`sslcert=` and `sslkey=`, `SslCert=` and `SslKey=`).";
+    /// A tool that dumps or restores this kind of database is not installed.
+    DatabaseToolMissing, No, 1, "Install the package that the message names.";
+    /// The tool is older than the server or than what wrote the dump.
+    DatabaseToolTooOld, No, 1, "Install the tool in the version that the message names.";
+    /// The server has no connection left.
+    DatabaseBusy, Later, 1, "Try again later, or raise the limit of connections for the user or at the server.";
+    /// Somebody holds a lock that the dump or the restore needs.
+    DatabaseLockTimeout, Later, 1, "See who holds it (the message names the table), or take the backup at another time.";
+    /// The connection or the tool ended in the middle.
+    DatabaseInterrupted, Later, 1, "Nothing of it counts. See the server's log, then run it again.";
+    /// The user does not see everything in the database, so no dump of it would be whole.
+    DatabaseIncomplete, No, 1, "Grant the user what the message names. No dump was taken as whole.";
+    /// The disk of the server, or the one that its data lies on, is full.
+    DatabaseFull, Later, 1, "Free space for the database server. Nothing of the app was changed.";
+    /// What was restored into a new database is not what the dump's record says.
+    DatabaseMismatch, No, 1, "Nothing of the app was changed. Use another point; `backstay verify` says whether this one is whole.";
+    /// A dump is broken, or of a kind that this program cannot restore.
+    DatabaseDumpUnusable, No, 1, "Nothing of the app was changed. Use another point.";
+    /// The server answered with another error.
+    DatabaseFailed, No, 1, "See what the server says. Nothing of the app was changed.";
+
     // --- recovery kit
     /// The kit's passphrase is wrong or the file is not a kit.
     KitUnreadable, No, 1, "Check the file and the passphrase.";

@@ -68,6 +68,8 @@ pub enum ProblemKind {
     Hook,
     /// It is sealed, and nothing that was given opens it.
     Sealed,
+    /// A linked database is not in the point, or not wholly.
+    Database,
     /// Something that went as it should and that a person should hear of. Not a failure.
     Told,
 }

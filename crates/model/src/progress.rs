@@ -41,6 +41,10 @@ pub enum Phase {
     Applying,
     /// Starting the app and waiting until it is well.
     Starting,
+    /// Reading a linked database.
+    Dumping,
+    /// Filling a new database beside the one in use.
+    Loading,
 }
 
 /// Running totals. What is not known (yet) is zero.
