@@ -4,14 +4,14 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 
 mod app;
 mod archive;
 mod container;
 
 pub use app::{App, AppFlags, Switch};
-pub use archive::{Export, FromArchive, Import};
+pub use archive::{Export, FromArchive, Import, Seal};
 pub use container::{Container, ContainerAdd, Download, Schedule, ScheduleSet};
 
 const POINTS: &str = "POINT is an id or a unique prefix of one, `latest`, `latest~2` (safety points do not count), or a time (the newest \
@@ -36,7 +36,7 @@ pub struct Global {
     /// State folder [default: /var/lib/backstay for root, else $XDG_DATA_HOME/backstay]
     #[arg(long, global = true, value_name = "DIR", env = "BACKSTAY_HOME", hide_env_values = true)]
     pub home: Option<PathBuf>,
-    /// Vault to use: a folder [default: the one noted in the state, at first DIR/vault]
+    /// Vault to use: a folder, azure://…, s3://…, gs://… [default: the one noted in the state, at first DIR/vault]
     #[arg(long, global = true, value_name = "ADDRESS")]
     pub vault: Option<String>,
     /// Print JSON on standard output (docs/cli-json.md)
@@ -134,6 +134,7 @@ pub enum Command {
 }
 
 #[derive(Args, Debug)]
+#[command(group = ArgGroup::new("sealed").args(["plain_settings", "passphrase_file", "recipients"]).requires("container"))]
 pub struct Backup {
     /// Name of a known app, or a folder
     #[arg(value_name = "PATH|APP")]
@@ -147,12 +148,11 @@ pub struct Backup {
     /// What it is called in the container; a name in use is refused [default: APP_YYYYMMDDHHMM]
     #[arg(long, value_name = "NAME", requires = "container", help_heading = "Custom backups")]
     pub name: Option<String>,
-    /// Leave the app's settings readable for whoever has the zip, not only for this server
-    #[arg(long, requires = "container", help_heading = "Custom backups")]
-    pub plain_settings: bool,
     /// Ask nothing
     #[arg(long)]
     pub yes: bool,
+    #[command(flatten, next_help_heading = "Custom backups")]
+    pub seal: Seal,
 }
 
 #[derive(Args, Debug)]

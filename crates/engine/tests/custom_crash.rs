@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use backstay_engine::{CustomRequest, CustomView, Engine, Setup};
+use backstay_engine::{CustomRequest, CustomView, Engine, SealBy, Setup};
 use backstay_model::{Cancel, Occasion, Result, Silent};
 use backstay_testing::quick_dir;
 use backstay_tree::fs::{Call, Fault, Faulty, FileSystem, Host, Kill};
@@ -26,7 +26,7 @@ fn take(engine: &Engine, dir: &Path, name: &str) -> Result<()> {
         named: None,
         container: shelf.to_str().unwrap(),
         name: Some(name),
-        plain_settings: false,
+        seal: &SealBy::Server,
         occasion: Occasion::Manual,
     };
     engine.custom_backup(&request, &Silent, &Cancel::new()).map(drop)

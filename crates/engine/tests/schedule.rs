@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use backstay_engine::{
     BackupRequest, Control, CustomRequest, CustomView, Engine, ManualClock, NewContainer, ScheduleChange,
-    Setup, Status, StorageOptions, serve,
+    SealBy, Setup, Status, StorageOptions, serve,
 };
 use backstay_model::{Cancel, Occasion, Result, Silent};
 use backstay_testing::temp_dir;
@@ -140,7 +140,7 @@ fn backups_are_taken_go_by_age_and_are_made_up_for_once() {
         named: None,
         container: "shelf",
         name: Some("by-hand"),
-        plain_settings: false,
+        seal: &SealBy::Server,
         occasion: Occasion::Manual,
     };
     world.engine().custom_backup(&by_hand, &Silent, &Cancel::new()).unwrap();

@@ -9,7 +9,6 @@ use super::PointRef;
 /// Where an archive goes, and how.
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("to").required(true).args(["directory", "container"]))]
-#[command(group = ArgGroup::new("seal").args(["plain_settings", "passphrase_file", "recipients"]))]
 pub struct Export {
     #[command(flatten)]
     pub at: PointRef,
@@ -22,7 +21,15 @@ pub struct Export {
     /// Name of the archive, without ending [default: APP_YYYYMMDDHHMM of the point's time]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// Write the app's settings so that anybody reads them
+    #[command(flatten)]
+    pub seal: Seal,
+}
+
+/// By what the app's settings are sealed in an archive; for this server without any of these.
+#[derive(Args, Debug)]
+#[group(id = "seal", multiple = false)]
+pub struct Seal {
+    /// Leave the app's settings readable for whoever has the zip
     #[arg(long)]
     pub plain_settings: bool,
     /// Seal the app's settings with the passphrase in this file (its first line) [default: for this server]

@@ -15,16 +15,21 @@ use crate::progress::Meter;
 use crate::text::{count, duration, size, time};
 use crate::{ask, signals};
 
-/// Writes a point as an archive.
-pub fn export(engine: &Engine, args: &args::Export, out: &mut Out) -> Result<u8> {
-    let point = args.at.point.parse()?;
-    let name = args.name.as_deref().map(ArchiveName::parse).transpose()?;
-    let seal = match &args.passphrase_file {
+/// By what settings are sealed that go into an archive.
+pub fn seal_by(args: &args::Seal) -> Result<SealBy> {
+    Ok(match &args.passphrase_file {
         Some(file) => SealBy::Passphrase(ask::secret("Passphrase for the settings", Some(file))?),
         None if args.plain_settings => SealBy::Plain,
         None if !args.recipients.is_empty() => SealBy::Recipients(args.recipients.clone()),
         None => SealBy::Server,
-    };
+    })
+}
+
+/// Writes a point as an archive.
+pub fn export(engine: &Engine, args: &args::Export, out: &mut Out) -> Result<u8> {
+    let point = args.at.point.parse()?;
+    let name = args.name.as_deref().map(ArchiveName::parse).transpose()?;
+    let seal = seal_by(&args.seal)?;
     let to = match (&args.directory, args.container.as_deref()) {
         (Some(folder), _) => engine.folder_container(folder)?,
         (None, container) => engine.container_open(container.unwrap_or_default())?.storage,

@@ -8,7 +8,7 @@ use backstay_engine::{
 use backstay_model::{AppName, Code, Error, Occasion, PointStatus, Problem, ProblemKind, Result, Signer};
 use serde::Serialize;
 
-use crate::commands::backup;
+use crate::commands::{archive, backup};
 use crate::failure::{self, partial, say};
 use crate::out::Out;
 use crate::progress::Meter;
@@ -57,6 +57,7 @@ pub fn note(view: &CustomView) -> String {
 /// Takes a custom backup and says what it holds.
 pub fn take(engine: &Engine, args: &args::Backup, container: &str, out: &mut Out) -> Result<u8> {
     let named = args.app.as_deref().map(str::parse::<AppName>).transpose()?;
+    let seal = archive::seal_by(&args.seal)?;
     let cancel = signals::watch()?;
     let report = {
         let meter = Meter::start();
@@ -65,7 +66,7 @@ pub fn take(engine: &Engine, args: &args::Backup, container: &str, out: &mut Out
             named: named.as_ref(),
             container,
             name: args.name.as_deref(),
-            plain_settings: args.plain_settings,
+            seal: &seal,
             occasion: Occasion::Manual,
         };
         engine.custom_backup(&request, &meter, &cancel)?
@@ -81,7 +82,7 @@ pub fn take(engine: &Engine, args: &args::Backup, container: &str, out: &mut Out
     if let Some(places) = &report.first_run {
         backup::tell_first_run(backup::FIRST, places);
     }
-    if args.plain_settings {
+    if args.seal.plain_settings {
         say("note: whoever has the zip can read the app's settings");
     }
     for name in &report.cleared {

@@ -73,6 +73,44 @@ fn what_was_written_is_an_ordinary_zip_with_a_valid_manifest() {
     );
 }
 
+/// An import of a backup into another state ends so.
+#[track_caller]
+fn comes_in(world: &World, home: &str, name: &str, more: &[&str], status: i32) {
+    let args = ["import", "--container", "./backups", "--name", name];
+    let ran = world.run_at(home, &[&args[..], more].concat()).ends(status);
+    assert_eq!(ran.stderr.contains("SettingsSealed"), status == 3, "{ran:?}");
+}
+
+#[test]
+fn settings_are_sealed_for_whom_they_are_to_be() {
+    let world = World::with_blog();
+    let backup = |home: &str, name: &str, more: &[&str]| {
+        let args = ["backup", "blog", "--container", "./backups", "--name", name];
+        world.run_at(home, &[&args[..], more].concat())
+    };
+    std::fs::create_dir(world.path("backups")).unwrap();
+    world.write("word", b"correct horse battery\n");
+    world.write("other-word", b"staple\n");
+    backup("home", "mine", &[]).ok();
+    comes_in(&world, "second", "mine", &[], 3);
+    backup("home", "passed", &["--passphrase-file", "word"]).ok();
+    comes_in(&world, "third", "passed", &["--passphrase-file", "other-word"], 3);
+    comes_in(&world, "fourth", "passed", &["--passphrase-file", "word"], 0);
+    // For another server, which opens it without being asked for anything.
+    backup("fifth", "theirs", &[]).ok();
+    let xml = std::fs::read_to_string(world.path("backups/theirs.xml")).unwrap();
+    let at = xml.find("age1").unwrap();
+    let recipient: String = xml[at..].chars().take_while(char::is_ascii_alphanumeric).collect();
+    backup("home", "given", &["--recipient", &recipient]).ok();
+    comes_in(&world, "fifth", "given", &[], 0);
+    comes_in(&world, "sixth", "given", &[], 3);
+
+    backup("home", "bad", &["--recipient", "age1x"]).fails("InvalidValue", 2);
+    backup("home", "bad", &["--recipient", &recipient, "--plain-settings"]).fails("Usage", 2);
+    world.run(&["backup", "blog", "--passphrase-file", "word"]).fails("Usage", 2);
+    assert!(!names(&world.path("backups")).iter().any(|n| n.starts_with("bad")), "nothing was begun");
+}
+
 #[test]
 fn names_are_never_written_over() {
     let world = World::with_blog();

@@ -29,6 +29,7 @@ use crate::custom::first_line;
 use crate::job::{Done, Running, Task, run};
 use crate::manifest::{DATABASES, Manifest, PROGRAM, SETTINGS, SETTINGS_SEALED, host};
 use crate::points::Found;
+use crate::secrets::Secrets;
 use crate::select::Selector;
 use crate::state::Engine;
 
@@ -59,6 +60,22 @@ pub enum SealBy {
     Passphrase(Secret),
     /// Nothing: they are plain.
     Plain,
+}
+
+impl SealBy {
+    /// What seals. A recipient that is none is told here, before anything is done and where there is nothing to seal too.
+    pub(crate) fn of(&self, secrets: &Secrets) -> Result<Seal> {
+        let seal = match self {
+            SealBy::Server => Seal::Recipients(vec![seal::recipient_of(&secrets.age_identity)?]),
+            SealBy::Recipients(recipients) => Seal::Recipients(recipients.clone()),
+            SealBy::Passphrase(passphrase) => Seal::Passphrase(passphrase.clone()),
+            SealBy::Plain => Seal::Plain,
+        };
+        if let Seal::Recipients(_) = seal {
+            seal::seal(&[], &seal)?;
+        }
+        Ok(seal)
+    }
 }
 
 /// What became of an export.
@@ -157,10 +174,7 @@ impl Engine {
 
     fn export_scene(&self, found: Found, by: &SealBy) -> Result<Scene> {
         let Found { vault, record } = found;
-        if let SealBy::Recipients(recipients) = by {
-            // Told also where the point has no settings to be sealed.
-            seal::seal(&[], &Seal::Recipients(recipients.clone()))?;
-        }
+        let by = by.of(&self.secrets()?)?;
         let reader = Arc::new(vault.vault.reader()?);
         let root: Id = record.tree.parse()?;
         let (tree, top) = content(&reader, &record)?;
@@ -173,24 +187,12 @@ impl Engine {
                 dumps = reader.tree(&folder)?;
             }
             settings = match (named(SETTINGS), named(SETTINGS_SEALED)) {
-                (Some(open), _) => Some(self.sealed(&reader, open, by)?),
+                (Some(open), _) => Some(sealed(&reader, open, &by)?),
                 (None, Some(sealed)) => Some(still_sealed(&reader, sealed, manifest.as_ref())?),
                 (None, None) => None,
             };
         }
         Ok(Scene { record, reader, tree, top, manifest, dumps, settings })
-    }
-
-    fn sealed(&self, reader: &Reader, node: &Node, by: &SealBy) -> Result<SealedSettings> {
-        let mut bytes = Vec::new();
-        reader.cat(node, &mut bytes)?;
-        let by = match by {
-            SealBy::Server => Seal::Recipients(vec![seal::recipient_of(&self.secrets()?.age_identity)?]),
-            SealBy::Recipients(recipients) => Seal::Recipients(recipients.clone()),
-            SealBy::Passphrase(passphrase) => Seal::Passphrase(passphrase.clone()),
-            SealBy::Plain => Seal::Plain,
-        };
-        seal::seal(&bytes, &by)
     }
 
     /// The log of an export: who took the name.
@@ -247,6 +249,13 @@ impl Engine {
         place::commit(to, name, &log, &xml)?;
         Ok(written)
     }
+}
+
+/// Settings that are open in the vault.
+fn sealed(reader: &Reader, node: &Node, by: &Seal) -> Result<SealedSettings> {
+    let mut bytes = Vec::new();
+    reader.cat(node, &mut bytes)?;
+    seal::seal(&bytes, by)
 }
 
 /// Settings that came sealed and were never opened go out as they came.

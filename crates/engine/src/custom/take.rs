@@ -27,6 +27,7 @@ use serde::Serialize;
 use super::filter::Asked;
 use super::leftovers::first_line;
 use crate::adopt::Subject;
+use crate::archive::SealBy;
 use crate::backup::{home_of, problem_name, seconds};
 use crate::containers::OpenContainer;
 use crate::filter::{self, AppFilter, FilterRecord};
@@ -57,8 +58,8 @@ pub struct CustomRequest<'a> {
     pub container: &'a str,
     /// Its name there; none for one after the app and the time.
     pub name: Option<&'a str>,
-    /// Leave the app's settings readable for everybody.
-    pub plain_settings: bool,
+    /// By what the app's settings are sealed.
+    pub seal: &'a SealBy,
     /// Who asks for it.
     pub occasion: Occasion,
 }
@@ -116,7 +117,7 @@ struct Work<'a> {
     app: &'a App,
     home: &'a Path,
     secrets: &'a Secrets,
-    plain_settings: bool,
+    seal: &'a Seal,
     occasion: Occasion,
 }
 
@@ -156,6 +157,7 @@ impl Engine {
         let subject = self.subject(request.target, request.named)?;
         let app = &subject.app;
         let home = home_of(app)?;
+        let seal = request.seal.of(&secrets)?;
         refuse_inside_out(&container, &home)?;
         let task = Task { kind: JobKind::CustomBackup, app: Some(&app.name), exclusive: true };
         // A scheduled one may be cancelled by hand, an automatic point may not.
@@ -169,7 +171,7 @@ impl Engine {
                     app,
                     home: &home,
                     secrets: &secrets,
-                    plain_settings: request.plain_settings,
+                    seal: &seal,
                     occasion: request.occasion,
                 };
                 let taken = self.take_custom(&work, &subject, chosen.as_ref());
@@ -438,18 +440,14 @@ fn reserve(
     }
 }
 
-/// The settings of the app, sealed for this server unless they are to be plain.
+/// The settings of the app, sealed as they are to be.
 fn settings(work: &Work<'_>) -> Result<seal::SealedSettings> {
     let app = work.app;
     let all =
         AppSettings { backstay_settings: SETTINGS, app: &app.name, kind: &app.kind, config: &app.config };
     let json = serde_json::to_vec_pretty(&all)
         .map_err(|e| Error::new(Code::Internal, "The settings cannot be written").because(e))?;
-    let by = match work.plain_settings {
-        true => Seal::Plain,
-        false => Seal::Recipients(vec![seal::recipient_of(&work.secrets.age_identity)?]),
-    };
-    seal::seal(&json, &by)
+    seal::seal(&json, work.seal)
 }
 
 /// What is to be told about the filter, and what the manifest says of it.

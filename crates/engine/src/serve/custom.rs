@@ -15,6 +15,7 @@ use backstay_model::{AppName, Cancel, Code, Occasion, Result, Retry, Schedule, S
 use super::Hub;
 use super::note::{RunNote, RunResult};
 use super::run::{NICE, failed};
+use crate::archive::SealBy;
 use crate::custom::{CustomReport, CustomRequest};
 use crate::notify::why;
 use crate::state::Engine;
@@ -103,7 +104,7 @@ impl Hub<'_> {
             named: None,
             container: &due.schedule.container,
             name: None,
-            plain_settings: false,
+            seal: &SealBy::Server,
             occasion: Occasion::Scheduled,
         };
         let taken = engine.custom_backup(&request, &Silent, cancel);
