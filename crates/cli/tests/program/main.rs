@@ -15,6 +15,9 @@ mod foreign;
 mod in_place;
 mod interrupt;
 mod json;
+#[path = "../kills/kill.rs"]
+#[allow(dead_code, reason = "the tests that kill the program use the rest")]
+mod kill;
 mod partial;
 mod points;
 mod recover;
