@@ -3,7 +3,8 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt as _;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::path::Path;
 
 use rustix::fs::Mode;
 
@@ -14,6 +15,46 @@ fn there_and_back(world: &World, home: &str) {
     for (words, wanted) in [("restore", "before"), ("undo", "after"), ("undo", "before")] {
         world.run(&[words, home, "--yes", "--json"]).ok();
         world.assert_same(world.path(wanted), world.path(home));
+    }
+}
+
+/// The disk space that everything below a folder takes, but the vault.
+fn space(folder: &Path) -> u64 {
+    let mut pending = vec![folder.to_owned()];
+    let mut bytes = 0;
+    while let Some(path) = pending.pop() {
+        let meta = fs::symlink_metadata(&path).unwrap();
+        bytes += meta.blocks() * 512;
+        if meta.is_dir() && !path.ends_with("vault") {
+            pending.extend(fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
+        }
+    }
+    bytes
+}
+
+/// What is unchanged is neither copied nor put aside.
+#[test]
+fn a_restore_takes_the_space_of_the_difference() {
+    let world = World::new();
+    let unchanged: Vec<u8> = (0..40_000_000_u32).map(|n| (n.wrapping_mul(n) >> 7).to_le_bytes()[0]).collect();
+    world.write("app/large", &unchanged);
+    for n in 0..100 {
+        world.write(&format!("app/d{}/{n}", n % 7), &unchanged[n * 50_000..][..50_000]);
+    }
+    world.run(&["backup", "app"]).ok();
+    copy(&world.path("app"), &world.path("before"));
+    for n in 0..20 {
+        world.write(&format!("app/d{}/{n}", n % 7), &unchanged[n..][..50_000]);
+    }
+    copy(&world.path("app"), &world.path("after"));
+    let difference = 20 * 50_000;
+    let before = space(&world.path(""));
+    for (words, wanted) in [("restore", "before"), ("undo", "after"), ("undo", "before")] {
+        world.run(&[words, "app", "--yes"]).ok();
+        world.assert_same(world.path(wanted), world.path("app"));
+        let more = space(&world.path("")).saturating_sub(before);
+        // The journal, the job, the catalog and the file index take some of it.
+        assert!(more < 2 * difference + 1_000_000, "{words}: {more} bytes for a difference of {difference}");
     }
 }
 
