@@ -86,7 +86,9 @@ fn tell_places(report: &BackupReport) {
         );
     }
     tell_kit();
-    say(format!("To bring the app out again:\n  backstay restore {app} --directory DIR"));
+    say(format!(
+        "To bring the app back:\n  backstay restore {app}      (into another folder: --directory DIR)"
+    ));
 }
 
 /// Why something was made.

@@ -63,7 +63,7 @@ pub fn done(report: &InPlaceReport) -> String {
         false => format!("`{}` is at {}", plan.app, goal(plan)),
         true => format!("`{}` is as it was before", plan.app),
     };
-    let _infallible = write!(text, ": {}, {}", totals(&plan.changes).trim_end(), span(report.seconds));
+    let _infallible = write!(text, ": {}, {}", tallies(&plan.changes), span(report.seconds));
     if let Some(downtime) = report.downtime_seconds {
         let _infallible = write!(text, ", stopped for {}", span(downtime));
     }
@@ -87,7 +87,16 @@ fn goal(plan: &RestorePlan) -> String {
     }
 }
 
+/// What is to be done, as a line.
 fn totals(changes: &ChangePlan) -> String {
+    match tallies(changes).as_str() {
+        "" => String::new(),
+        tallies => format!("{tallies}; {} to write\n", size(changes.totals.stage_bytes)),
+    }
+}
+
+/// How many entries are added, changed, removed.
+fn tallies(changes: &ChangePlan) -> String {
     let t = &changes.totals;
     let mut parts = Vec::new();
     for (tally, word) in [(&t.added, "added"), (&t.changed, "changed"), (&t.removed, "removed")] {
@@ -98,10 +107,7 @@ fn totals(changes: &ChangePlan) -> String {
     if t.metadata > 0 {
         parts.push(format!("{} with other metadata", t.metadata));
     }
-    if parts.is_empty() {
-        return String::new();
-    }
-    format!("{}; {} to write\n", parts.join(", "), size(t.stage_bytes))
+    parts.join(", ")
 }
 
 fn list(text: &mut String, mut lines: impl Iterator<Item = String>) {

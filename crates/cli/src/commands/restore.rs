@@ -208,7 +208,7 @@ fn show_done(report: &InPlaceReport, out: &mut Out) -> Result<u8> {
     if report.plan.changes.is_empty() {
         return Ok(0);
     }
-    if let Some(safety) = &report.safety {
+    if let Some(safety) = report.safety.as_ref().filter(|_| !report.taken_back) {
         say(format!(
             "What was there before is point {}. To take this back: backstay undo {}",
             safety.point.id.short(),

@@ -107,6 +107,7 @@ fn an_app_that_is_not_well_afterwards_is_taken_back_where_that_is_asked_for() {
         let report = json(&ran);
         assert_eq!((&report["healthy"], &report["taken_back"]), (&false.into(), &true.into()), "{report:#}");
         assert!(ran.stderr.contains("everything was taken back"), "{ran:#?}");
+        assert!(!ran.stderr.contains("To take this back"), "an undo would bring it back as it did not work");
         world.assert_same(world.path("now"), world.path("blog"));
         assert!(runs(&world).is_some_and(|pid| pid != before), "it is up");
         world.run(&["app", "show", "blog"]).ok();
