@@ -18,19 +18,25 @@ pub mod endpoint;
 pub mod fixtures;
 mod gcs;
 pub mod http;
+mod mariadb;
+mod postgres;
 pub mod program;
 mod proxy;
 mod s3;
 pub mod scripted;
 pub mod server;
+pub mod tls;
 
 pub use azurite::{Azurite, Terms, signature, signed};
 pub use endpoint::{Answer, HttpEndpoint};
 pub use gcs::Gcs;
+pub use mariadb::MariaDb;
+pub use postgres::{Postgres, PostgresSetup};
 pub use program::{Outcome, Restic, Rustic, SmtpServer};
 pub use proxy::{Dice, Fault, FaultProxy};
 pub use s3::{Moto, S3};
 pub use scripted::Scripted;
+pub use tls::Certificates;
 
 /// A folder that is removed when dropped, on the file system that `BACKSTAY_TEST_DIR` names, else the system's
 /// temporary folder.

@@ -95,7 +95,7 @@ pub fn free_port() -> u16 {
 }
 
 /// The same command, killed by the system when the thread that starts it ends, should a test be killed.
-fn with_parent(command: &Command) -> Command {
+pub(crate) fn with_parent(command: &Command) -> Command {
     let mut wrapped = Command::new("setpriv");
     wrapped.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {

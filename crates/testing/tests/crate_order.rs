@@ -18,8 +18,8 @@ const ORDER: [(&str, &[&str]); 11] = [
     ("database", &["model"]),
     ("catalog", &["model"]),
     ("platform", &["model", "tree"]),
-    ("engine", &["model", "tree", "storage", "vault", "archive", "catalog", "platform"]),
-    ("cli", &["model", "tree", "storage", "vault", "archive", "catalog", "platform", "engine"]),
+    ("engine", &["model", "tree", "storage", "vault", "archive", "database", "catalog", "platform"]),
+    ("cli", &["model", "tree", "storage", "vault", "archive", "database", "catalog", "platform", "engine"]),
     ("testing", &[]),
 ];
 

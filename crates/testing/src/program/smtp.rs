@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::tls::Leaf;
+
 const SERVER: &str = include_str!("smtp_server.py");
 /// The interpreter that Debian's packages are for.
 const PYTHON: &str = "/usr/bin/python3";
@@ -112,15 +114,7 @@ impl Drop for SmtpServer {
 
 /// An authority and a certificate for `localhost` that it signed.
 fn certificates(folder: &Path) {
-    std::fs::write(folder.join("leaf.ext"), "subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n")
-        .unwrap();
-    let openssl = |words: &str| {
-        super::run(Command::new("openssl").args(words.split(' ')).current_dir(folder)).ok();
-    };
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-    openssl(&format!("req -x509 {key} -keyout ca.key -out ca.pem -days 30 -subj /CN=Test"));
-    openssl(&format!("req {key} -keyout leaf.key -out leaf.csr -subj /CN=localhost"));
-    openssl(
-        "x509 -req -in leaf.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 30 -extfile leaf.ext -out leaf.pem",
-    );
+    crate::tls::authority(folder, "ca");
+    let leaf = Leaf { name: "leaf", subject: "localhost", names: "DNS:localhost", good: true };
+    crate::tls::certificate(folder, "ca", &leaf);
 }
