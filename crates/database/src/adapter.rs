@@ -16,6 +16,7 @@
 //! alone a later process finishes or clears away. Locks: none are held between calls.
 
 use std::io::Read;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use backstay_model::{Cancel, Result};
@@ -37,6 +38,8 @@ pub struct Options {
     pub idle: Duration,
     /// Which tables get a hash of their content beside the number of their rows.
     pub hashes: Hashes,
+    /// The folders in which tools are looked for; empty: those of PATH, and where systems keep several versions.
+    pub tools: Vec<PathBuf>,
 }
 
 impl Default for Options {
@@ -47,17 +50,19 @@ impl Default for Options {
             lock_wait: Duration::from_secs(60),
             idle: Duration::from_secs(300),
             hashes: Hashes::Affordable,
+            tools: Vec::new(),
         }
     }
 }
 
 /// Which tables get a hash of their content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hashes {
     /// None: numbers of rows only.
     None,
     /// Those that are small enough not to be felt.
+    #[default]
     Affordable,
     /// All.
     All,
@@ -137,6 +142,9 @@ pub struct DumpRecord {
     pub tables: Vec<TableRecord>,
     /// A hash of the structure (tables, columns, keys, views, routines, triggers, …) as [`Database::stage`] computes it again.
     pub schema_hash: String,
+    /// The accounts of the server that own something in it or that something in it is granted to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<String>,
     /// What a person should know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -183,6 +191,10 @@ pub trait Database: Send {
 
     /// Looks at it, as a dump would.
     fn probe(&mut self) -> Result<Probe>;
+
+    /// The first column of what a query gives, as texts without those that are NULL: at most `limit` of them. It cannot
+    /// change anything.
+    fn texts(&mut self, sql: &str, limit: usize) -> Result<Vec<String>>;
 
     /// Begins a dump: from here on its snapshot stands. `DatabaseIncomplete` where the user does not see everything.
     fn dump(&mut self) -> Result<Box<dyn Dump + '_>>;

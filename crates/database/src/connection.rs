@@ -125,6 +125,12 @@ pub fn parse(text: &str, typed: ConnectionType) -> Result<Endpoint> {
     }
 }
 
+/// The string within one of Entity Framework's (`metadata=…;provider connection string="…"`).
+pub(crate) fn inner_string(text: &str) -> Option<String> {
+    let pairs = ado::pairs(text.get(..LENGTH_MAX).unwrap_or(text)).ok()?;
+    pairs.into_iter().find_map(|(key, value)| (key == "provider connection string").then_some(value))
+}
+
 /// The error of a string that is none.
 fn bad(why: impl fmt::Display) -> Error {
     Error::new(Code::InvalidValue, format!("The connection string cannot be used: {why}"))

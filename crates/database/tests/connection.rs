@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use backstay_database::connection::parse;
-use backstay_database::{ConnectionType, Endpoint, Kind, Place, TlsMode};
+use backstay_database::{ConnectionType, Endpoint, Host, Kind, Place, TlsMode};
 use backstay_model::Secret;
 use proptest::prelude::*;
 
@@ -128,7 +128,50 @@ fn the_forms_that_settings_hold() {
             "SQL Server h:1433 app u p Required",
         ),
         (Custom, "Data Source=app.db;Cache=Shared", "SQLite file app.db - - - -"),
+        // More of each.
+        (Custom, "postgresql://u:p@a:1,b/app?port=7", "PostgreSQL a:7,b:7 app u p -"),
+        (Custom, "host=a,b port=1,2 dbname=app", "PostgreSQL a:1,b:2 app - - -"),
+        (Custom, "host=a,b port=1, dbname=app", "PostgreSQL a:1,b:5432 app - - -"),
+        (
+            Custom,
+            "host=a,b port=1,2,3 dbname=app",
+            "The connection string cannot be used: it names several ports, and not one for each server",
+        ),
+        (Custom, "POSTGRESQL://u:p@h/app", "PostgreSQL h:5432 app u p -"),
+        (Custom, "postgresql://u:p@h", "PostgreSQL h:5432 - u p -"),
+        (Custom, "mysqli://u:p@h/app", "MySQL h:3306 app u p -"),
+        (Custom, "mysql+pymysql://u:p@h/app?charset=utf8mb4", "MySQL h:3306 app u p -"),
+        (Custom, "mysql://u:p@s@h/app", "MySQL h:3306 app u p@s -"),
+        (Custom, "jdbc:mysql://h:3307/app?user=u&password=p%26q&useSSL=false", "MySQL h:3307 app u p&q Off"),
+        (Custom, "jdbc:mariadb://h/app?user=u", "MySQL h:3306 app u - -"),
+        (Custom, "jdbc:sqlite:/srv/app.db", "SQLite file /srv/app.db - - - -"),
+        (Custom, "sqlite3:data/app%20one.db", "SQLite file data/app one.db - - - -"),
+        (Custom, "file:data/app.db?cache=shared", "SQLite file data/app.db - - - -"),
+        (Custom, "mssql://sa:p@h:14330/app", "SQL Server h:14330 app sa p -"),
+        (Custom, "sqlserver://h;database=app;user=u;password={p}", "SQL Server h:1433 app u {p} -"),
+        (SqlServer, r"Server=h\SQLEXPRESS;Database=app;User Id=u;Password=p", "SQL Server h:1433 app u p -"),
+        (SqlServer, "Server=tcp:[::1],1434;Database=app", "SQL Server ::1:1434 app - - -"),
+        (SqlServer, "addr=(local);initial catalog=app;uid=u;pwd=p", "SQL Server localhost:1433 app u p -"),
+        (MySql, "Data Source=[::1]:3307;Database=app", "MySQL ::1:3307 app - - -"),
+        (MySql, "Server=a, b;Database=app", "MySQL a:3306,b:3306 app - - -"),
+        (MySql, "Server=/run/m.sock;Database=app", "MySQL socket /run/m.sock 3306 app - - -"),
+        (
+            PostgreSql,
+            " Host = h ; Database = a b ; Password = ' x ' ; ",
+            "PostgreSQL h:5432 a b - \u{20}x\u{20} -",
+        ),
+        (MySql, "Server=h;Database=x;Pwd='it''s';;Uid=\"\"", "MySQL h:3306 x - it's -"),
+        (MySql, "Server=h;a==b=c;Database=x", "MySQL h:3306 x - - -"),
+        (MySql, "Server=h;Database=x;Pwd=;Uid=u", "MySQL h:3306 x u  -"),
+        (
+            Custom,
+            "Server=my.mysql.database.azure.example;Database=a;Uid=u;Pwd=p",
+            "MySQL my.mysql.database.azure.example:3306 a u p -",
+        ),
+        (Custom, "Data Source=h,1433;Database=a;User Id=u", "SQL Server h:1433 a u - -"),
+        (Custom, "Filename=./data/x.bin", "SQLite file ./data/x.bin - - - -"),
         // The last of equal keys counts.
+        (MySql, "Server=h;Uid=a;User Id=b;Password=1;PWD=2;Database=x", "MySQL h:3306 x b 2 -"),
         (MySql, "Server=a;Server=b;Database=x", "MySQL b:3306 x - - -"),
         // What cannot be used.
         (
@@ -146,6 +189,29 @@ fn the_forms_that_settings_hold() {
         (
             Custom,
             "hunter2",
+            "The connection string cannot be used: a part of it is not of the form `key=value`",
+        ),
+        (
+            SqlServer,
+            r"Server=np:\\.\pipe\sql;Database=app",
+            "The connection string cannot be used: it names a server of this Windows machine",
+        ),
+        (Custom, "Server=h;=x;Database=app", "The connection string cannot be used: a value has no key"),
+        (
+            Custom,
+            "Server=h;Password='p'x;Database=app",
+            "The connection string cannot be used: something stands behind a quoted value",
+        ),
+        (
+            Custom,
+            "postgres://h:x/app",
+            "The connection string cannot be used: its port is no number from 1 to 65535",
+        ),
+        (Custom, "postgres://u:%ff@h/app", "The connection string cannot be used: a part of it is not UTF-8"),
+        (Custom, "postgres://", "The connection string cannot be used: it names no server"),
+        (
+            Custom,
+            "redis://h:6379",
             "The connection string cannot be used: a part of it is not of the form `key=value`",
         ),
         (Custom, "", "The connection string cannot be used: it is empty"),
@@ -193,6 +259,16 @@ fn types_are_read_in_any_case() {
     assert!("Oracle".parse::<ConnectionType>().is_err());
 }
 
+const SAMPLES: [&str; 7] = [
+    "postgresql://u:Zk9p%40@a:1,[::1]/app?sslmode=verify-full&host=b",
+    "host=a,b port=1,2 dbname=app user=u password='Zk9 \\' x'",
+    "Server=tcp:h,1433;Database=app;User Id=u;Password=\"Zk9;\"\"x\";Encrypt=true",
+    "Database=localdb;Data Source=127.0.0.1:54306;User Id=azure;Password='Zk9''x'",
+    "jdbc:sqlserver://h:1433;databaseName=app;user=u;password=Zk9",
+    "mysql2://u:Zk9@h/app?socket=/run/m.sock&ssl-mode=REQUIRED",
+    "sqlite:///srv/app%20x.db?mode=rwc",
+];
+
 fn quoted(value: &str) -> String {
     format!("\"{}\"", value.replace('"', "\"\""))
 }
@@ -218,6 +294,49 @@ proptest! {
         prop_assert_eq!(endpoint.password.as_ref().map(Secret::reveal), Some(password.as_str()));
         prop_assert_eq!(endpoint.database, Some(database));
         prop_assert_eq!(endpoint.kind, Kind::MySql);
+    }
+
+    /// Samples with bytes changed, put in and taken out: no panic, and no password in an error.
+    #[test]
+    fn damaged_strings(
+        n in 0..SAMPLES.len(), typed in 0usize..5,
+        changes in prop::collection::vec((any::<prop::sample::Index>(), 0..3, prop::sample::select(vec!['\'', '"', ';', '=', ' ', '\\', '/', ':', '@', '%', '?', '&', '[', ']', ',', '#', '\0', 'é'])), 1..8),
+    ) {
+        let mut text: Vec<char> = SAMPLES[n].chars().collect();
+        for (at, what, c) in changes {
+            let at = at.index(text.len());
+            match what {
+                0 => text[at] = c,
+                1 => text.insert(at, c),
+                _ => drop((text.len() > 1).then(|| text.remove(at))),
+            }
+        }
+        let text: String = text.into_iter().collect();
+        if let Err(e) = parse(&text, ConnectionType::ALL[typed]) {
+            prop_assert!(!e.to_string().contains("Zk9"));
+        }
+    }
+
+    /// Port and name of a server, wherever a form has room for them.
+    #[test]
+    fn servers_and_ports(name in "[a-z]([a-z0-9-]{0,8}\\.){0,2}[a-z]{1,4}", port in 1u16..) {
+        let forms = [
+            (ConnectionType::MySql, format!("Database=x;Data Source={name}:{port};User Id=u")),
+            (ConnectionType::MySql, format!("Server=tcp:{name}:{port};Database=x")),
+            (ConnectionType::MySql, format!("Server={name};Port={port};Database=x")),
+            (ConnectionType::SqlAzure, format!("Server=tcp:{name},{port};Database=x")),
+            (ConnectionType::SqlServer, format!("Data Source={name}\\INSTANCE,{port};Database=x")),
+            (ConnectionType::Custom, format!("postgres://{name}:{port}/x")),
+            (ConnectionType::Custom, format!("host={name} port={port} dbname=x")),
+            (ConnectionType::Custom, format!("jdbc:mysql://{name}:{port}/x")),
+            (ConnectionType::Custom, format!("jdbc:sqlserver://{name}:{port};databaseName=x")),
+            (ConnectionType::Custom, format!("postgresql:///x?host={name}&port={port}")),
+        ];
+        for (typed, text) in forms {
+            let endpoint = parse(&text, typed).unwrap();
+            let expected = Place::Hosts(vec![Host { name: name.clone(), port }]);
+            prop_assert_eq!((endpoint.place, endpoint.database.as_deref()), (expected, Some("x")), "{}", text);
+        }
     }
 
     /// The same as an address.

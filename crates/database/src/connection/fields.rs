@@ -107,14 +107,8 @@ impl Fields {
     }
 
     fn place(&mut self, kind: Kind) -> Result<Place> {
-        let port = match self.port.as_deref().map(str::trim) {
-            None | Some("") => None,
-            Some(text) => {
-                let number =
-                    text.split(',').next().unwrap_or_default().parse::<u16>().ok().filter(|p| *p > 0);
-                Some(number.ok_or_else(|| bad("its port is no number from 1 to 65535"))?)
-            }
-        };
+        let ports = self.ports(kind)?;
+        let port = ports.first().copied();
         let default = port.unwrap_or(kind.port());
         if kind == Kind::Sqlite {
             let path = self.file.take().or_else(|| self.server.take()).unwrap_or_default();
@@ -143,11 +137,36 @@ impl Fields {
         } else if let Some(port) = port {
             hosts.iter_mut().for_each(|host| host.port = port);
         }
+        // Several ports are those of several hosts, one each.
+        if ports.len() > 1 {
+            if ports.len() != hosts.len() {
+                return Err(bad("it names several ports, and not one for each server"));
+            }
+            hosts.iter_mut().zip(&ports).for_each(|(host, port)| host.port = *port);
+        }
         match hosts.as_slice() {
             [] => Err(bad("it names no server")),
             [host] if host.name.starts_with('/') => Ok(Place::Socket(PathBuf::from(&host.name), host.port)),
             _ => Ok(Place::Hosts(hosts)),
         }
+    }
+
+    /// The ports that are named, in the order of the servers; libpq takes a gap for the usual one.
+    fn ports(&self, kind: Kind) -> Result<Vec<u16>> {
+        let text = self.port.as_deref().map(str::trim).unwrap_or_default();
+        if text.is_empty() {
+            return Ok(Vec::new());
+        }
+        let several = text.contains(',');
+        text.split(',')
+            .map(|one| match one.trim() {
+                "" if several => Ok(kind.port()),
+                one => match one.parse::<u16>() {
+                    Ok(port) if port > 0 => Ok(port),
+                    _ => Err(bad("its port is no number from 1 to 65535")),
+                },
+            })
+            .collect()
     }
 
     /// The kind that the keys and values hint at.

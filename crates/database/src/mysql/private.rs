@@ -1,0 +1,290 @@
+//! A MariaDB of one app's own, behind a socket: "MySQL in-app".
+//!
+//! Invariants:
+//! * The data folder is made beside its place and renamed into it: it is whole or not there.
+//! * Starting and stopping can be repeated. One process at a time does either: a lock file is held meanwhile, and the system
+//!   gives it back when that process is killed.
+//! * The server outlives whoever starts it. A killed server comes back with what was committed.
+//! * Nobody needs a password: the system's account that Backstay runs as is let in through the socket, and nobody by the
+//!   network. Everything lies below one folder of mode 0700 (0711 where the server runs as another account).
+//!
+//! Crash story: killed while the data folder is made, its half is removed by the next start. Killed while the server starts, the
+//! next start finds it running, or waits for it.
+
+use std::fs::File;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, TryRecvError};
+use std::time::{Duration, Instant};
+
+use backstay_model::{Code, Error, Result};
+use rustix::fs::FlockOperation;
+use rustix::process::{Pid, Signal};
+
+use super::connect::{Session, name};
+use super::tools;
+use crate::adapter::Options;
+use crate::endpoint::{Endpoint, Kind, Place, Tls};
+use crate::tool::{self, Program};
+
+/// The longest path of a socket.
+const SOCKET: usize = 107;
+/// How often a server is looked at that starts or stops.
+const LOOK: Duration = Duration::from_millis(20);
+/// Small, as befits one app.
+const SETTINGS: [&str; 9] = [
+    "--skip-networking",
+    "--innodb-buffer-pool-size=16M",
+    "--performance-schema=0",
+    "--max-connections=40",
+    "--table-open-cache=64",
+    "--character-set-server=utf8mb4",
+    "--skip-log-bin",
+    "--event-scheduler=ON",
+    "--local-infile=0",
+];
+
+/// The server of one app.
+#[derive(Debug)]
+pub struct InApp {
+    folder: PathBuf,
+    account: Option<String>,
+    options: Options,
+}
+
+impl InApp {
+    /// The name of the database in it.
+    pub const DATABASE: &str = "localdb";
+
+    /// The server whose everything lies in that folder. `account` is the system's account that it runs as, which root must
+    /// name. Nothing is made or started yet.
+    #[must_use]
+    pub fn new(folder: impl Into<PathBuf>, account: Option<String>, options: Options) -> Self {
+        InApp { folder: folder.into(), account, options }
+    }
+
+    /// Makes what is missing, starts the server where it does not run, and waits until it answers.
+    pub fn start(&self) -> Result<Endpoint> {
+        let _lock = self.lock()?;
+        let endpoint = self.endpoint()?;
+        if let Ok(mut session) = self.session(&endpoint) {
+            return self.database(&mut session).map(|()| endpoint);
+        }
+        let begun = match self.process() {
+            // Still starting, for somebody who was killed meanwhile.
+            Some(_) => None,
+            None => {
+                self.make_data()?;
+                Some(self.spawn()?)
+            }
+        };
+        let mut session = self.wait(&endpoint, begun)?;
+        self.database(&mut session)?;
+        Ok(endpoint)
+    }
+
+    /// Stops the server, if it runs, and waits until it has ended.
+    pub fn stop(&self) -> Result<()> {
+        let _lock = self.lock()?;
+        let Some(pid) = self.process() else { return Ok(()) };
+        rustix::process::kill_process(pid, Signal::TERM).ok();
+        let begin = Instant::now();
+        while self.process().is_some() {
+            if begin.elapsed() > self.options.idle {
+                let message = format!("The server in {} does not stop", self.folder.display());
+                return Err(Error::new(Code::DatabaseInterrupted, message));
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    /// Whether it runs.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.process().is_some()
+    }
+
+    /// How its database is reached.
+    pub fn endpoint(&self) -> Result<Endpoint> {
+        let socket = self.socket();
+        if socket.as_os_str().len() > SOCKET {
+            let message =
+                format!("The path of the socket is longer than {SOCKET} bytes: {}", socket.display());
+            return Err(
+                Error::new(Code::InvalidValue, message).advise("Give the app a folder with a shorter path.")
+            );
+        }
+        Ok(Endpoint {
+            kind: Kind::MySql,
+            place: Place::Socket(socket, 0),
+            database: Some(Self::DATABASE.to_owned()),
+            user: Some(self.whoami()?),
+            password: None,
+            integrated: true,
+            tls: Tls::default(),
+            unused: Default::default(),
+        })
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.join("sock")
+    }
+
+    /// The account that this process runs as.
+    fn whoami(&self) -> Result<String> {
+        let mut program = Program::new("/usr/bin/id");
+        program.arg("-un");
+        let said = program.said(&tools::limits(&self.options), tools::explain("Asking for the account"))?;
+        Ok(said.trim().to_owned())
+    }
+
+    fn lock(&self) -> Result<File> {
+        let failed = |e: std::io::Error| {
+            Error::new(Code::System, format!("The folder {} cannot be used", self.folder.display()))
+                .because(e)
+        };
+        std::fs::create_dir_all(&self.folder).map_err(failed)?;
+        let mode = if self.account.is_some() { 0o711 } else { 0o700 };
+        std::fs::set_permissions(&self.folder, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
+        let file = File::create(self.folder.join("lock")).map_err(failed)?;
+        let begin = Instant::now();
+        while rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            self.options.cancel.check()?;
+            if begin.elapsed() > self.options.idle {
+                let message =
+                    format!("Somebody else starts or stops the server in {}", self.folder.display());
+                return Err(Error::new(Code::DatabaseBusy, message));
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(file)
+    }
+
+    fn session(&self, endpoint: &Endpoint) -> Result<Session> {
+        Session::open(endpoint, &self.options, false)
+    }
+
+    fn database(&self, session: &mut Session) -> Result<()> {
+        session.run(&format!("CREATE DATABASE IF NOT EXISTS {}", name(Self::DATABASE)))
+    }
+
+    /// The running server: the process that the file names, if it is one of this folder.
+    fn process(&self) -> Option<Pid> {
+        let text = std::fs::read_to_string(self.folder.join("data/pid")).ok()?;
+        let raw: i32 = text.trim().parse().ok()?;
+        let line = std::fs::read(format!("/proc/{raw}/cmdline")).ok()?;
+        let ours = format!("--socket={}", self.socket().display());
+        line.split(|byte| *byte == 0).any(|arg| arg == ours.as_bytes()).then(|| Pid::from_raw(raw)).flatten()
+    }
+
+    /// Makes the data folder, if there is none.
+    fn make_data(&self) -> Result<()> {
+        let data = self.folder.join("data");
+        if data.exists() {
+            return Ok(());
+        }
+        let failed =
+            |e: std::io::Error| Error::new(Code::System, "The data folder cannot be made").because(e);
+        let work = self.folder.join("data.new");
+        if work.exists() {
+            std::fs::remove_dir_all(&work).map_err(failed)?;
+        }
+        let limits = tools::limits(&self.options);
+        let names = ["mariadb-install-db", "mysql_install_db"];
+        let found = tool::find(&names, &self.options.tools, &["/usr/bin"], "mariadb-server", &limits)?;
+        let path = found.first().map(|found| found.path.clone()).unwrap_or_default();
+        let mut program = Program::new(path);
+        program.args(["--no-defaults", "--auth-root-authentication-method=socket", "--skip-test-db"]);
+        program.args(["--innodb-log-file-size=8M", "--skip-name-resolve"]);
+        program.arg(format!("--auth-root-socket-user={}", self.whoami()?));
+        program.arg(format!("--datadir={}", work.display()));
+        if let Some(account) = &self.account {
+            program.arg(format!("--user={account}"));
+        }
+        program.said(&limits, tools::explain("Making the data folder"))?;
+        let opened = File::open(&work).map_err(failed)?;
+        rustix::fs::syncfs(&opened).map_err(|e| failed(e.into()))?;
+        std::fs::rename(&work, &data).map_err(failed)?;
+        File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(failed)
+    }
+
+    /// Starts the server. What comes says how it ended, should it do so.
+    fn spawn(&self) -> Result<mpsc::Receiver<String>> {
+        let limits = tools::limits(&self.options);
+        let usual = ["/usr/sbin", "/usr/libexec", "/usr/local/libexec"];
+        let found =
+            tool::find(&["mariadbd", "mysqld"], &self.options.tools, &usual, "mariadb-server", &limits)?;
+        let path = found.first().map(|found| found.path.clone()).unwrap_or_default();
+        let failed = |e: std::io::Error| Error::new(Code::System, "The server cannot be started").because(e);
+        let data = self.folder.join("data");
+        std::fs::remove_file(data.join("pid")).ok();
+        let path_of = |option: &str, path: &Path| format!("--{option}={}", path.display());
+        let mut command = Command::new(path);
+        command
+            .arg("--no-defaults")
+            .arg(path_of("datadir", &data))
+            .arg(path_of("tmpdir", &data))
+            .arg(path_of("log-error", &data.join("log")))
+            .arg(path_of("pid-file", &data.join("pid")))
+            .arg(path_of("socket", &self.socket()))
+            .args(SETTINGS)
+            .args(self.account.iter().map(|account| format!("--user={account}")))
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("LC_ALL", "C")
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        self.let_in()?;
+        let mut child = command.spawn().map_err(failed)?;
+        let (tell, told) = mpsc::channel();
+        // It is waited for as long as this process lives, and by the system afterwards.
+        std::thread::Builder::new()
+            .spawn(move || {
+                let ended = child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
+                tell.send(ended).ok();
+            })
+            .map_err(failed)?;
+        Ok(told)
+    }
+
+    /// The server makes its socket in the folder, so the folder must be its own where it runs as another account.
+    fn let_in(&self) -> Result<()> {
+        let Some(account) = &self.account else { return Ok(()) };
+        let mut program = Program::new("/usr/bin/chown");
+        program.arg(format!("{account}:")).arg(&self.folder);
+        program
+            .said(&tools::limits(&self.options), tools::explain("Giving the folder to the server"))
+            .map(drop)
+    }
+
+    /// Waits until the server answers.
+    fn wait(&self, endpoint: &Endpoint, begun: Option<mpsc::Receiver<String>>) -> Result<Session> {
+        let begin = Instant::now();
+        loop {
+            self.options.cancel.check()?;
+            let error = match self.session(endpoint) {
+                Ok(session) => return Ok(session),
+                Err(error) => error,
+            };
+            let log = self.folder.join("data/log");
+            let ended = begun.as_ref().map(mpsc::Receiver::try_recv);
+            if let Some(Ok(status)) = ended {
+                let message = format!("The server ended by itself, {status}; its log is {}", log.display());
+                return Err(Error::new(Code::DatabaseFailed, message));
+            }
+            let lost =
+                matches!(ended, None | Some(Err(TryRecvError::Disconnected))) && self.process().is_none();
+            if lost || begin.elapsed() > self.options.idle {
+                return Err(
+                    error.context(format!("The server does not answer; its log is {}", log.display()))
+                );
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+}
