@@ -8,6 +8,7 @@
 //!
 //! Crash story of the local file index: see [`file_index`].
 
+mod again;
 mod file_index;
 mod folder;
 mod handle;
@@ -16,13 +17,14 @@ mod listing;
 mod past;
 mod queue;
 mod read;
+mod report;
 mod session;
+mod stream;
 mod survey;
 mod walk;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
-use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,24 +38,26 @@ use backstay_tree::{Exclusions, Owners};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
+pub use again::Substitute;
 pub use leave_out::Filtered;
 pub use listing::{Listed, Listing, Receive, Take};
+pub use report::SparseFile;
 pub use survey::{Survey, survey};
-pub use walk::SparseFile;
 
-use crate::chunker::{Chunker, Sizes};
 use crate::id::Id;
 use crate::lock::Lock;
 use crate::node::{Node, TreeBuilder};
 use crate::snapshot::{Snapshot, Summary};
 use crate::vault::{Folder, Vault};
+use again::{FirstPass, Held, Places};
 use file_index::FileIndex;
 use folder::node;
 use leave_out::LeaveOut;
 use past::{Origin, PastEntry};
 use queue::Queue;
+use report::{Report, Tally};
 use session::{Session, Uploads, Worker};
-use walk::{Report, Tally, Task, Walk};
+use walk::{Task, Walk};
 
 /// zstd's level unless another is asked for.
 pub const DEFAULT_LEVEL: i32 = 3;
@@ -87,6 +91,19 @@ pub struct TreeSummary {
     pub filtered: Option<Filtered>,
     /// Where the holes of its sparse files are; a restore needs it to make them again.
     pub sparse: Vec<SparseFile>,
+    /// Files that are SQLite databases: those that were read and begin like one, and those that were not read and have a
+    /// `-wal` beside them. Others that are as they were before are not looked into.
+    pub sqlite: Vec<PathBuf>,
+    /// Of a second pass: what it did not find or could not read any more, and what is in the tree as the first pass read
+    /// it. A folder stands for all below it.
+    pub vanished: Vec<PathBuf>,
+    /// Of a second pass: files whose content was taken from elsewhere.
+    pub substituted: HashSet<PathBuf>,
+    /// Of a second pass: paths with a substitute where no regular file could be found or the substitute not be read. What
+    /// the first pass read there, if anything, is in the tree.
+    pub not_substituted: Vec<PathBuf>,
+    /// Of a second pass: files that were left out because a substitute stands for them too.
+    pub siblings: Vec<PathBuf>,
 }
 
 /// What a snapshot says beside its content.
@@ -112,10 +129,29 @@ pub struct Committed {
 }
 
 struct PendingIndex {
+    name: String,
     index: FileIndex,
     tree: Id,
     block: past::Block,
     started: FileTime,
+}
+
+/// What a pass over a tree begins with.
+struct PassSetup<'p> {
+    name: &'p str,
+    home: &'p Path,
+    exclusions: Exclusions,
+    filter: Option<Filter>,
+    index: Option<FileIndex>,
+    root_past: Option<PastEntry>,
+    limit: FileTime,
+    started: FileTime,
+    places: Places,
+    /// What the pass before told.
+    held: Option<Held>,
+    first_tally: Option<Tally>,
+    /// Another pass may come.
+    twice: bool,
 }
 
 /// A backup under way. Dropping it leaves nothing visible.
@@ -126,6 +162,8 @@ pub struct SnapshotWriter {
     nodes: Vec<Node>,
     groups: Groups,
     indexes: Vec<PendingIndex>,
+    /// What second passes need.
+    first: Vec<FirstPass>,
     tally: Tally,
 }
 
@@ -158,6 +196,7 @@ impl SnapshotWriter {
             nodes: Vec::new(),
             groups: Groups::new(),
             indexes: Vec::new(),
+            first: Vec::new(),
             tally: Tally::default(),
         }
     }
@@ -181,44 +220,88 @@ impl SnapshotWriter {
         name: &str,
         fs: &Arc<dyn FileSystem>,
         home: &Path,
+        options: TreeOptions,
+        progress: &dyn Progress,
+    ) -> Result<TreeSummary> {
+        self.save_tree_with(name, fs, home, options, None, progress)
+    }
+
+    /// `deferred`: what the first of two passes leaves to the second one.
+    fn save_tree_with(
+        &mut self,
+        name: &str,
+        fs: &Arc<dyn FileSystem>,
+        home: &Path,
         mut options: TreeOptions,
+        deferred: Option<Places>,
         progress: &dyn Progress,
     ) -> Result<TreeSummary> {
         progress.phase(Phase::Reading);
         options.exclusions.add_workplaces();
-        let unreadable = |e| match std::io::Error::kind(&e) {
-            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
-                Error::new(Code::SourceNotFound, format!("There is no folder {}", home.display())).because(e)
-            }
-            _ => backstay_tree::beneath::reading("Cannot read the folder", home, e),
-        };
+        let twice = deferred.is_some();
         let started = file_time(Timestamp::now());
-        let root = fs.open_root(home).map_err(unreadable)?;
-        let device = fs.stat_handle(root.as_fd()).map_err(unreadable)?.device;
         let parent = options.parent.and_then(|id| self.past_of_snapshot(&id, name));
         let expected = parent.as_ref().and_then(|(node, _)| node.subtree);
         let open_index = if self.session.is_dry() { FileIndex::peek } else { FileIndex::open };
-        let index =
-            options.file_index.as_deref().and_then(|p| open_index(p, self.identity(name, home), expected));
+        let identity = self.identity(name, home);
+        let mut index = options.file_index.as_deref().and_then(|p| open_index(p, identity, expected));
+        if twice {
+            index = index.map(FileIndex::twice).or_else(|| FileIndex::scratch(identity));
+        }
         let (root_past, limit) = past_of_root(index.as_ref(), parent);
+        let setup = PassSetup {
+            name,
+            home,
+            exclusions: options.exclusions,
+            filter: options.filter.filter(|f| !f.is_empty()),
+            index,
+            root_past,
+            limit,
+            started,
+            places: deferred.unwrap_or_default(),
+            held: None,
+            first_tally: None,
+            twice,
+        };
+        self.pass(setup, fs, progress)
+    }
+
+    /// One pass over a tree.
+    fn pass(
+        &mut self,
+        mut setup: PassSetup<'_>,
+        fs: &Arc<dyn FileSystem>,
+        progress: &dyn Progress,
+    ) -> Result<TreeSummary> {
+        let unreadable = |e| match std::io::Error::kind(&e) {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
+                let message = format!("There is no folder {}", setup.home.display());
+                Error::new(Code::SourceNotFound, message).because(e)
+            }
+            _ => backstay_tree::beneath::reading("Cannot read the folder", setup.home, e),
+        };
+        let root = fs.open_root(setup.home).map_err(unreadable)?;
+        let device = fs.stat_handle(root.as_fd()).map_err(unreadable)?.device;
         let first = Task::Folder { parent: None, above: None, name: OsString::new() };
         let walk = Walk {
-            home: home.to_owned(),
+            home: setup.home.to_owned(),
             root,
             open: Arc::new(AtomicUsize::new(0)),
             session: Arc::clone(&self.session),
             fs: Arc::clone(fs),
             owners: Owners::new(),
-            exclusions: options.exclusions,
-            leave_out: options.filter.filter(|f| !f.is_empty()).map(LeaveOut::new),
+            exclusions: setup.exclusions.clone(),
+            leave_out: setup.filter.clone().map(LeaveOut::new),
             device,
-            index,
-            root_past,
-            limit,
+            index: setup.index.take(),
+            root_past: setup.root_past.take(),
+            limit: setup.limit,
+            places: std::mem::take(&mut setup.places),
+            held: setup.held.take(),
             queue: Queue::new(first),
             progress,
             report: Mutex::new(Report::default()),
-            tally: std::mem::take(&mut self.tally),
+            tally: Tally::default(),
             finished: Mutex::new(None),
             loose: AtomicUsize::new(0),
             zero_piece: OnceLock::new(),
@@ -234,31 +317,45 @@ impl SnapshotWriter {
             walk.work(own);
         });
         self.session.check()?;
-        self.conclude(name, walk, started)
+        self.conclude(setup, walk)
     }
 
-    fn conclude(&mut self, name: &str, walk: Walk<'_>, started: FileTime) -> Result<TreeSummary> {
-        let Walk { index, owners, device, report, tally, finished, leave_out, .. } = walk;
+    fn conclude(&mut self, setup: PassSetup<'_>, walk: Walk<'_>) -> Result<TreeSummary> {
+        let Walk { index, owners, device, report, mut tally, finished, leave_out, .. } = walk;
         let done = finished
             .into_inner()
             .ok_or_else(|| Error::new(Code::Internal, "The walk did not come to its end"))?;
         let tree = done.entry.tree.ok_or_else(ended)?;
-        if let (Some(index), Some(block)) = (index, done.block()) {
-            self.indexes.push(PendingIndex { index, tree, block, started });
-        }
-        let entry = PastEntry { name: name.into(), ..done.entry };
+        let block = done.block();
+        let entry = PastEntry { name: setup.name.into(), ..done.entry };
         self.nodes.push(node(&done.stat, &entry, &owners, device));
+        if let Some(first) = &setup.first_tally {
+            tally.follow(first);
+        }
         let counts = Counts {
             files: tally.files.load(Ordering::Relaxed),
             bytes: tally.bytes.load(Ordering::Relaxed),
             ..Counts::default()
         };
-        self.tally = tally;
-        let Report { mut problems, mut sparse } = report.into_inner();
-        problems.sort_by(|a, b| a.path.cmp(&b.path));
-        sparse.sort_by(|a, b| a.path.cmp(&b.path));
+        self.tally.add(&tally);
         let filtered = leave_out.map(|l| l.result());
-        Ok(TreeSummary { tree, counts, problems, filtered, sparse })
+        let summary = report.into_inner().summary(tree, counts, filtered);
+        if setup.twice {
+            self.first.push(FirstPass {
+                name: setup.name.to_owned(),
+                home: setup.home.to_owned(),
+                exclusions: setup.exclusions,
+                filter: setup.filter,
+                unmatched: summary.filtered.as_ref().map(|f| f.unmatched.clone()).unwrap_or_default(),
+                held: Held::new(&summary, setup.limit),
+                tally,
+            });
+        }
+        if let (Some(index), Some(block)) = (index, block) {
+            let name = setup.name.to_owned();
+            self.indexes.push(PendingIndex { name, index, tree, block, started: setup.started });
+        }
+        Ok(summary)
     }
 
     /// What tells one file index from another: the vault, the name and the place.
@@ -300,47 +397,12 @@ impl SnapshotWriter {
     pub fn save_bytes(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let mut reader = bytes;
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        self.save_stream(name, &mut reader, length).map(|_size| ())
+        self.save_stream(name, &mut reader, length)?.map(|_size| ())
     }
 
-    /// Saves what a reader gives as `name` (or `group/name`); `expected_bytes` decides how finely it is cut.
-    /// Gives the bytes read. An error of the reader ends the backup.
-    pub fn save_stream(&mut self, name: &str, reader: &mut dyn Read, expected_bytes: u64) -> Result<u64> {
-        let chunker = Chunker::new(self.session.vault.master(), Sizes::for_stream(expected_bytes));
-        let max = chunker.sizes().max;
-        let mut worker = self.worker()?;
-        let (mut buffer, mut filled, mut size) = (vec![0u8; max * 2], 0, 0);
-        let mut content = Vec::new();
-        loop {
-            self.session.go_on().or_else(|_stopped| self.session.check())?;
-            let room = buffer.get_mut(filled..).unwrap_or_default();
-            let read = match reader.read(room) {
-                Ok(read) => read,
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(Error::new(Code::System, format!("Reading `{name}` failed")).because(e)),
-            };
-            filled += read;
-            size += u64::try_from(read).unwrap_or(0);
-            let mut start = 0;
-            while filled > start && (read == 0 || filled - start >= max) {
-                let rest = buffer.get(start..filled).unwrap_or_default();
-                let piece = rest.get(..chunker.cut(rest)).unwrap_or(rest);
-                content.push(worker.store_data(piece)?);
-                start += piece.len();
-            }
-            buffer.copy_within(start..filled, 0);
-            filled -= start;
-            if read == 0 {
-                break;
-            }
-        }
-        worker.end();
-        self.add_document(name, content, size);
-        Ok(size)
-    }
-
-    /// Puts what was stored into the snapshot as `name` or `group/name`.
+    /// Puts what was stored into the snapshot as `name` or `group/name`, in the place of a document of that name.
     fn add_document(&mut self, name: &str, content: Vec<Id>, size: u64) {
+        self.drop_document(name);
         let time = file_time(self.started);
         let (group, name) = name.rsplit_once('/').map_or((None, name), |(g, n)| (Some(g), n));
         let node = Node { name: name.into(), kind: Some(Kind::File), content, size, ..document(time) };
@@ -348,6 +410,23 @@ impl SnapshotWriter {
             Some(group) => self.groups.entry(group.to_owned()).or_default().push(node),
             None => self.nodes.push(node),
         }
+    }
+
+    /// Takes a document (`name` or `group/name`) that was saved before out of the snapshot: a dump, say, of which turned
+    /// out at its end that it does not count. Tells whether there was one. What was stored of it stays in the vault until
+    /// a prune, unless it is saved again.
+    pub fn drop_document(&mut self, name: &str) -> bool {
+        let (group, name) = name.rsplit_once('/').map_or((None, name), |(g, n)| (Some(g), n));
+        let nodes = match group {
+            Some(group) => self.groups.get_mut(group),
+            None => Some(&mut self.nodes),
+        };
+        let Some(nodes) = nodes else { return false };
+        let before = nodes.len();
+        nodes.retain(|node| node.name != name || node.kind != Some(Kind::File));
+        let dropped = nodes.len() < before;
+        self.groups.retain(|_, nodes| !nodes.is_empty());
+        dropped
     }
 
     /// Writes the snapshot: the one step that makes the point exist.
@@ -391,7 +470,6 @@ impl SnapshotWriter {
             self.nodes.push(folder);
         }
         let tree = worker.store_tree(&tree_of(std::mem::take(&mut self.nodes)))?;
-        worker.end();
         Ok(tree)
     }
 
@@ -442,6 +520,11 @@ fn past_of_root(
         past.origin = Some(Origin::Block(slot.root));
         started = slot.started;
     }
-    // Time stamps of files are coarser than the clock: what changed in the last second is read again.
-    (past, FileTime { secs: started.secs - 1, ..started })
+    (past, limit_of(started))
+}
+
+/// From what time on a change may have been missed by a pass that began then. Time stamps of files are coarser than the
+/// clock: what changed in the last second is read again.
+fn limit_of(started: FileTime) -> FileTime {
+    FileTime { secs: started.secs - 1, ..started }
 }

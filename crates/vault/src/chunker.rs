@@ -25,8 +25,8 @@ impl Sizes {
     #[must_use]
     pub fn for_stream(expected_bytes: u64) -> Sizes {
         let wanted = usize::try_from(expected_bytes / 65_536).unwrap_or(usize::MAX);
-        let average = wanted.clamp(16 << 10, 512 << 10).next_power_of_two();
-        Sizes { min: average / 4, average, max: average * 8 }
+        let average = wanted.clamp(16 << 10, 2 << 20).next_power_of_two();
+        Sizes { min: average / 4, average, max: (average * 8).min(Self::FILES.max) }
     }
 }
 
@@ -121,6 +121,8 @@ mod tests {
     fn streams_have_a_bounded_number_of_pieces() {
         assert_eq!(Sizes::for_stream(0).average, 16 << 10);
         assert_eq!(Sizes::for_stream(3 << 30).average, 64 << 10);
-        assert_eq!(Sizes::for_stream(u64::MAX).average, 512 << 10);
+        assert_eq!(Sizes::for_stream(100 << 30).average, 2 << 20);
+        let largest = Sizes::for_stream(u64::MAX);
+        assert_eq!((largest.average, largest.max), (2 << 20, 4 << 20));
     }
 }

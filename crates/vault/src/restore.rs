@@ -15,6 +15,7 @@
 //!
 //! Nothing is synced unless asked for: a restore that must survive a power loss sets [`RestoreOptions::sync`].
 
+mod content;
 mod folders;
 mod jobs;
 mod plan;
@@ -37,6 +38,7 @@ use backstay_tree::fs::FileSystem;
 use backstay_tree::path::escape;
 use serde::Serialize;
 
+pub use self::content::Content;
 use self::folders::Target;
 use self::jobs::Queue;
 use self::plan::Planner;

@@ -14,20 +14,23 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use backstay_model::{Cancel, Result, Silent};
 use backstay_storage::{Faulty as FaultyStorage, Local, Memory, Put, Storage};
 use backstay_testing::fixtures::{self, Random};
 use backstay_testing::temp_dir;
-use backstay_tree::fs::{Faulty, Host, Kill};
+use backstay_tree::fs::{Faulty, FileSystem, FileTime, Host, Kill, Stat};
+use backstay_vault::backup::{DEFAULT_LEVEL, SnapshotDetails, Substitute, TreeOptions};
 use backstay_vault::check::{CheckOptions, check};
 use backstay_vault::{Folder, Id, Strength, Vault};
+use support::hooked::Hooked;
 use support::{Job, Parent, bury_locks, names, new_vault, open, quick_dir, verify};
 
 #[track_caller]
@@ -50,6 +53,60 @@ fn backup(storage: Arc<dyn Storage>, home: &Path, index: &Path, phase: &dyn Fn(&
     Job::new(&vault, home).index(index).run_under(&lock, || phase("commit"))?;
     phase("unlock");
     lock.release()
+}
+
+/// A backup of two passes with documents between them, one of which fails; a file has a substitute, another changes
+/// between the passes (or looks so).
+fn backup_twice(storage: Arc<dyn Storage>, home: &Path, index: &Path, phase: &dyn Fn(&str)) -> Result<()> {
+    phase("lock");
+    let vault = Vault::open(storage, &support::secret())?;
+    let lock = vault.lock(Strength::Shared, Duration::ZERO, &Cancel::new())?;
+    phase("first pass");
+    let parent = vault.snapshots()?.last().map(|(id, _)| *id);
+    let mut writer = vault.begin(&lock, DEFAULT_LEVEL, &Cancel::new())?;
+    let second = Arc::new(AtomicBool::new(false));
+    let is_second = Arc::clone(&second);
+    let host: Arc<dyn FileSystem> = Arc::new(Hooked::new(Arc::new(Host)).see(move |name, stat| {
+        let changed = name == "large" && is_second.load(Ordering::SeqCst);
+        Stat { mtime: if changed { FileTime::default() } else { stat.mtime }, ..stat }
+    }));
+    let options = TreeOptions { parent, file_index: Some(index.to_owned()), ..TreeOptions::default() };
+    let defer = BTreeSet::from([PathBuf::from("app.db")]);
+    writer.save_tree_first("content", &host, home, options, &defer, &Silent)?;
+    phase("documents");
+    let dump = Random::new(7).text(3 << 20);
+    struct Broken;
+    impl Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+            Err(std::io::Error::other("broken"))
+        }
+    }
+    let failed = writer.save_stream("databases/broken", &mut dump.as_slice().chain(Broken), 1)?;
+    assert!(failed.is_err());
+    writer.save_stream("databases/whole", &mut dump.as_slice(), 1)?.unwrap();
+    phase("second pass");
+    second.store(true, Ordering::SeqCst);
+    let substitute = Substitute { content: home.with_file_name("substitute"), leave_out_siblings: true };
+    let substitutes = BTreeMap::from([(PathBuf::from("app.db"), substitute)]);
+    let done = writer.save_tree_again("content", &host, &substitutes, &Silent)?;
+    assert!(done.not_substituted.is_empty());
+    phase("commit");
+    let paths = vec![home.display().to_string()];
+    let details = SnapshotDetails { time: writer.started(), paths, tags: Vec::new(), parent };
+    writer.commit(&lock, details, &Silent)?;
+    phase("unlock");
+    lock.release()
+}
+
+type Backup = fn(Arc<dyn Storage>, &Path, &Path, &dyn Fn(&str)) -> Result<()>;
+
+const SCENARIOS: [(&str, Backup); 3] = [("first", backup), ("second", backup), ("two passes", backup_twice)];
+
+/// What a backup of two passes needs.
+fn with_database(home: &Path) {
+    fs::write(home.join("app.db"), Random::new(3).bytes(5000)).unwrap();
+    fs::write(home.join("app.db-wal"), "its log").unwrap();
+    fs::write(home.with_file_name("substitute"), Random::new(4).bytes(9000)).unwrap();
 }
 
 /// What must hold after a backup was stopped. `before`: the points there were.
@@ -99,7 +156,8 @@ fn stopped_at_every_call_of_the_storage() {
     let index = dir.path().join("index");
     let mut told = Vec::new();
     let mut base = empty;
-    for scenario in ["first", "second"] {
+    with_database(&home);
+    for (scenario, backup) in SCENARIOS {
         let before = points(&open(Arc::new(base.clone())));
         let kept = fs::read(&index).ok();
         let restore_index = |to: &Path| match &kept {
@@ -183,6 +241,7 @@ fn copy_tree(from: &Path, to: &Path) {
 }
 
 struct Stop {
+    backup: Backup,
     at: u64,
     how: Kill,
     loss: Loss,
@@ -210,7 +269,7 @@ fn stopped(
     faulty.kill_at(stop.at, stop.how);
     let storage = Local::open_on(faulty.clone(), &place).and_then(|local| {
         let storage: Arc<dyn Storage> = Arc::new(local);
-        backup(storage, home, &own, &|_| ())
+        (stop.backup)(storage, home, &own, &|_| ())
     });
     if faulty.killed_at().is_none() {
         storage.unwrap();
@@ -236,8 +295,9 @@ fn stopped_at_every_change_of_the_file_system_below() {
     let base = dir.path().join("base");
     new_vault(Arc::new(Local::create(&base).unwrap()));
     let index = dir.path().join("index");
-    for scenario in ["first", "second"] {
-        let kept = (scenario == "second").then(|| {
+    with_database(&home);
+    for (scenario, backup) in SCENARIOS {
+        let kept = (scenario != "first").then(|| {
             fs::copy(&index, dir.path().join("kept")).unwrap();
             dir.path().join("kept")
         });
@@ -251,10 +311,10 @@ fn stopped_at_every_change_of_the_file_system_below() {
         let mut stops = Vec::new();
         for at in 1..=calls {
             let losses = [Loss::Nothing, Loss::All, Loss::Some(at), Loss::Some(at + 1000)];
-            stops.extend(losses.map(|loss| Stop { at, how: Kill::Before, loss }));
-            stops.push(Stop { at, how: Kill::After, loss: Loss::Nothing });
-            stops.push(Stop { at, how: Kill::After, loss: Loss::Some(at + 2000) });
-            stops.push(Stop { at, how: Kill::Torn, loss: Loss::All });
+            stops.extend(losses.map(|loss| Stop { backup, at, how: Kill::Before, loss }));
+            stops.push(Stop { backup, at, how: Kill::After, loss: Loss::Nothing });
+            stops.push(Stop { backup, at, how: Kill::After, loss: Loss::Some(at + 2000) });
+            stops.push(Stop { backup, at, how: Kill::Torn, loss: Loss::All });
         }
         let [next, hit, committed] = [const { AtomicUsize::new(0) }; 3];
         std::thread::scope(|scope| {

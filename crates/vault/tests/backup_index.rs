@@ -388,7 +388,7 @@ fn streams_are_cut_alike_however_they_arrive() {
         let mut writer = vault.begin(&lock, 3, &Cancel::new()).unwrap();
         // In pieces of odd sizes, as a pipe gives them.
         let mut reader = Dribble(&stream, 1);
-        assert_eq!(writer.save_stream("databases/main", &mut reader, 5 << 20).unwrap(), 5 << 20);
+        assert_eq!(writer.save_stream("databases/main", &mut reader, 5 << 20).unwrap().unwrap(), 5 << 20);
         writer.save_bytes("settings.json", b"{}").unwrap();
         let details = backstay_vault::backup::SnapshotDetails {
             time: writer.started(),

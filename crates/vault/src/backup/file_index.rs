@@ -8,6 +8,10 @@
 //! was not the newest, so a crash at any point leaves the other slot and all its blocks as they were. When more than
 //! half of the file is dead, the next backup writes a new file and renames it into place.
 //!
+//! A backup of two passes ([`FileIndex::again`]) writes blocks twice; the first pass's are the past of the second, though
+//! no slot names them. Where there is no file to write to (another backup has it, the disk is full), they are kept in
+//! memory.
+//!
 //! Lock: the file is locked (`flock`) by the backup that uses it; a second one works without it. Nothing is synced:
 //! after a power loss checksums tell what did not reach the disk.
 
@@ -21,10 +25,10 @@ use std::path::{Path, PathBuf};
 use backstay_tree::fs::{FileTime, Kind};
 use parking_lot::Mutex;
 
-use super::past::{Block, Extents, Origin, Past, PastEntry};
+use super::past::{Block, Extents, Meta, Origin, Past, PastEntry};
 use crate::id::Id;
 
-const MAGIC: &[u8; 8] = b"bsfiles1";
+const MAGIC: &[u8; 8] = b"bsfiles2";
 const SLOT: usize = 256;
 const BLOCKS_FROM: u64 = 2 * SLOT as u64;
 const CHECKSUM: usize = 8;
@@ -97,6 +101,11 @@ impl<'a> Cursor<'a> {
     fn id(&mut self) -> Option<Id> {
         self.array().map(Id)
     }
+
+    fn meta(&mut self) -> Option<Meta> {
+        let (mode, uid, gid) = (self.u32()?, self.u32()?, self.u32()?);
+        Some(Meta { mode, uid, gid, links: self.u64()?, rdev: self.u64()? })
+    }
 }
 
 fn put_count(out: &mut Vec<u8>, count: usize) -> Option<()> {
@@ -113,6 +122,12 @@ fn put_text(out: &mut Vec<u8>, text: &[u8]) -> Option<()> {
 fn put_time(out: &mut Vec<u8>, time: FileTime) {
     out.extend_from_slice(&time.secs.to_le_bytes());
     out.extend_from_slice(&time.nanos.to_le_bytes());
+}
+
+fn put_meta(out: &mut Vec<u8>, meta: &Meta) {
+    let Meta { mode, uid, gid, links, rdev } = meta;
+    [mode, uid, gid].into_iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
+    [links, rdev].into_iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
 }
 
 impl Slot {
@@ -186,6 +201,7 @@ fn encode_entry(out: &mut Vec<u8>, e: &PastEntry) -> Option<()> {
     put_time(out, e.mtime);
     put_time(out, e.ctime);
     out.extend_from_slice(&e.inode.to_le_bytes());
+    put_meta(out, &e.meta);
     if e.kind == Kind::Dir {
         let Some(Origin::Block(block)) = e.origin else { return None };
         out.extend_from_slice(&e.tree?.0);
@@ -219,6 +235,7 @@ fn decode_entry(c: &mut Cursor<'_>) -> Option<PastEntry> {
     let kind = kind_of(tag & 0x0f)?;
     let name = OsString::from_vec(c.text()?.to_vec());
     let (size, mtime, ctime, inode) = (c.u64()?, c.time()?, c.time()?, c.u64()?);
+    let meta = c.meta()?;
     let (mut tree, mut origin) = (None, None);
     if kind == Kind::Dir {
         tree = Some(c.id()?);
@@ -250,6 +267,7 @@ fn decode_entry(c: &mut Cursor<'_>) -> Option<PastEntry> {
         mtime,
         ctime,
         inode,
+        meta,
         content,
         xattrs,
         link_target,
@@ -281,6 +299,7 @@ struct Tail {
     live: u64,
     /// Blocks not written yet; they begin at `end - pending.len()`.
     pending: Vec<u8>,
+    /// Nothing can be written (any more).
     broken: bool,
 }
 
@@ -290,10 +309,20 @@ pub(crate) struct FileIndex {
     identity: [u8; 32],
     /// The newest valid slot, if it describes the snapshot that was asked for.
     past: Option<Slot>,
-    /// The file as it was opened: read from, and locked as long as this is in use.
+    /// The file as it was opened: locked as long as this is in use.
     file: File,
+    /// Where blocks of the past are read.
+    source: File,
+    /// Blocks of the past that could not be written, and where they would be.
+    unwritten: (u64, Vec<u8>),
     /// A new file is written instead of appending to the old one.
     fresh: bool,
+    /// Whether blocks of the past stay where they are.
+    appends: bool,
+    /// Blocks that cannot be written are kept in memory: a second pass needs them.
+    keeps: bool,
+    /// Nothing of it is to outlive this backup.
+    scratch: bool,
     tail: Mutex<Tail>,
 }
 
@@ -338,7 +367,77 @@ impl FileIndex {
         let end = slot.as_ref().filter(|_| !fresh).map_or(BLOCKS_FROM, |s| s.end);
         let out = if fresh { open_rw(&fresh_path(path), true).ok()? } else { file.try_clone().ok()? };
         let tail = Tail { file: out, end, live: 0, pending: Vec::new(), broken: false };
-        Some(FileIndex { path: path.to_owned(), identity, past: slot, file, fresh, tail: Mutex::new(tail) })
+        Some(FileIndex {
+            path: path.to_owned(),
+            fresh,
+            appends: !fresh,
+            ..Self::over(file, identity, slot, tail)?
+        })
+    }
+
+    fn over(file: File, identity: [u8; 32], past: Option<Slot>, tail: Tail) -> Option<FileIndex> {
+        Some(FileIndex {
+            path: PathBuf::new(),
+            identity,
+            past,
+            source: file.try_clone().ok()?,
+            file,
+            unwritten: (u64::MAX, Vec::new()),
+            fresh: false,
+            appends: true,
+            keeps: false,
+            scratch: false,
+            tail: Mutex::new(tail),
+        })
+    }
+
+    /// One without a name and without a past, for what a second pass needs to know.
+    pub fn scratch(identity: [u8; 32]) -> Option<FileIndex> {
+        let flags = rustix::fs::MemfdFlags::CLOEXEC;
+        let file = File::from(rustix::fs::memfd_create("backstay files", flags).ok()?);
+        let out = file.try_clone().ok()?;
+        let tail = Tail { file: out, end: BLOCKS_FROM, live: 0, pending: Vec::new(), broken: false };
+        Some(FileIndex { scratch: true, keeps: true, ..Self::over(file, identity, None, tail)? })
+    }
+
+    /// The same, to be used by two passes: what is written is there for the second one, whatever happens.
+    pub fn twice(self) -> FileIndex {
+        FileIndex { keeps: true, ..self }
+    }
+
+    /// For another pass: what was written so far is now the past, with that root. None when it cannot be read back.
+    pub fn again(self, tree: Id, root: Block, started: FileTime) -> Option<FileIndex> {
+        let FileIndex { path, identity, past, file, fresh, scratch, unwritten, tail, .. } = self;
+        let mut tail = tail.into_inner();
+        tail.flush();
+        let sequence = past.map_or(0, |s| s.sequence);
+        let past = Slot { sequence, identity, started, tree, root, end: tail.end, live: tail.live };
+        let source = tail.file.try_clone().ok()?;
+        let unwritten = if tail.broken {
+            let (from, mut bytes) = unwritten;
+            let begin = tail.end.saturating_sub(u64::try_from(tail.pending.len()).unwrap_or(0));
+            bytes.append(&mut tail.pending);
+            (from.min(begin), bytes)
+        } else {
+            unwritten
+        };
+        tail.live = 0;
+        let tail = Mutex::new(tail);
+        let past = Some(past);
+        let (appends, keeps) = (true, true);
+        Some(FileIndex {
+            path,
+            identity,
+            past,
+            file,
+            source,
+            unwritten,
+            fresh,
+            appends,
+            keeps,
+            scratch,
+            tail,
+        })
     }
 
     /// Opens the index at `path` for reading only; nothing is made, locked or written. Blocks that another backup
@@ -348,14 +447,7 @@ impl FileIndex {
         let slot = newest_slot(&file, &identity).filter(|s| Some(s.tree) == expected_tree)?;
         let out = file.try_clone().ok()?;
         let tail = Tail { file: out, end: slot.end, live: 0, pending: Vec::new(), broken: true };
-        Some(FileIndex {
-            path: path.to_owned(),
-            identity,
-            past: Some(slot),
-            file,
-            fresh: false,
-            tail: Mutex::new(tail),
-        })
+        Self::over(file, identity, Some(slot), tail)
     }
 
     /// The slot of the past, if there is one.
@@ -365,7 +457,7 @@ impl FileIndex {
 
     /// Whether blocks of the past stay where they are.
     pub fn appends(&self) -> bool {
-        !self.fresh
+        self.appends
     }
 
     /// What the block says; none when it is damaged or not that of the tree.
@@ -373,9 +465,19 @@ impl FileIndex {
         if block.length > BLOCK_MAX {
             return None;
         }
-        let mut bytes = vec![0u8; usize::try_from(block.length).ok()?];
-        self.file.read_exact_at(&mut bytes, block.offset).ok()?;
-        let mut past = decode_block(&bytes).filter(|p| p.tree.as_ref() == Some(tree))?;
+        let length = usize::try_from(block.length).ok()?;
+        let mut past = match block.offset.checked_sub(self.unwritten.0) {
+            Some(from) => {
+                let from = usize::try_from(from).ok()?;
+                decode_block(self.unwritten.1.get(from..from.checked_add(length)?)?)
+            }
+            None => {
+                let mut bytes = vec![0u8; length];
+                self.source.read_exact_at(&mut bytes, block.offset).ok()?;
+                decode_block(&bytes)
+            }
+        }
+        .filter(|p| p.tree.as_ref() == Some(tree))?;
         past.block = Some(block);
         Some(past)
     }
@@ -391,7 +493,7 @@ impl FileIndex {
         bytes.extend_from_slice(&sum);
         let length = u32::try_from(bytes.len()).ok().filter(|l| *l <= BLOCK_MAX)?;
         let mut tail = self.tail.lock();
-        if tail.broken {
+        if tail.broken && !self.keeps {
             return None;
         }
         let block = Block { offset: tail.end, length };
@@ -401,7 +503,7 @@ impl FileIndex {
         if tail.pending.len() >= 1 << 20 {
             tail.flush();
         }
-        (!tail.broken).then_some(block)
+        (!tail.broken || self.keeps).then_some(block)
     }
 
     /// Goes on using a block of the past where it is; only when [`FileIndex::appends`]. Blocks that are neither written
@@ -414,7 +516,7 @@ impl FileIndex {
     pub fn commit(self, tree: Id, root: Block, started: FileTime) -> Option<()> {
         let mut tail = self.tail.lock();
         tail.flush();
-        if tail.broken {
+        if tail.broken || self.scratch {
             return None;
         }
         let sequence = self.past.as_ref().map_or(0, |s| s.sequence) + 1;
@@ -435,129 +537,13 @@ impl Tail {
             return;
         }
         let at = self.end.saturating_sub(u64::try_from(self.pending.len()).unwrap_or(0));
-        self.broken |= self.file.write_all_at(&self.pending, at).is_err();
-        self.pending.clear();
+        match self.file.write_all_at(&self.pending, at) {
+            Ok(()) => self.pending.clear(),
+            // Whoever keeps them needs them.
+            Err(_) => self.broken = true,
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(name: &str) -> PastEntry {
-        PastEntry {
-            name: name.into(),
-            kind: Kind::File,
-            size: 5,
-            mtime: FileTime { secs: -1, nanos: 7 },
-            ctime: FileTime { secs: 9, nanos: 8 },
-            inode: 77,
-            content: vec![Id::of(b"a"), Id::of(b"b")],
-            xattrs: vec![("user.a".into(), vec![1])],
-            link_target: OsString::from_vec(vec![255]),
-            extents: Some(vec![(0, 4)]),
-            tree: None,
-            origin: None,
-        }
-    }
-
-    fn write_once(path: &Path, tree: Id, name: &str, expected: Option<Id>) {
-        let index = FileIndex::open(path, [1; 32], expected).unwrap();
-        let block = index.write(&tree, &[entry(name)]).unwrap();
-        index.commit(tree, block, FileTime { secs: 1, nanos: 0 }).unwrap();
-    }
-
-    #[test]
-    fn what_was_written_is_read_and_only_for_the_right_tree() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("index");
-        let (one, two) = (Id::of(b"1"), Id::of(b"2"));
-        write_once(&path, one, "a", None);
-        write_once(&path, two, "b", Some(one));
-        let index = FileIndex::open(&path, [1; 32], Some(two)).unwrap();
-        let past = index.read(index.slot().unwrap().root, &two).unwrap();
-        assert_eq!(past.entries, [entry("b")]);
-        assert_eq!(past.tree, Some(two));
-        assert!(index.read(index.slot().unwrap().root, &one).is_none());
-        drop(index);
-        assert!(FileIndex::open(&path, [1; 32], Some(one)).unwrap().slot().is_none());
-        assert!(FileIndex::open(&path, [2; 32], Some(two)).unwrap().slot().is_none());
-    }
-
-    #[test]
-    fn a_second_user_works_without_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("index");
-        let first = FileIndex::open(&path, [1; 32], None).unwrap();
-        assert!(FileIndex::open(&path, [1; 32], None).is_none());
-        drop(first);
-        assert!(FileIndex::open(&path, [1; 32], None).is_some());
-    }
-
-    #[test]
-    fn any_damage_is_noticed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("index");
-        let tree = Id::of(b"1");
-        write_once(&path, tree, "a", None);
-        let good = std::fs::read(&path).unwrap();
-        for at in 0..good.len() {
-            let mut bad = good.clone();
-            bad[at] ^= 4;
-            std::fs::write(&path, &bad).unwrap();
-            let index = FileIndex::open(&path, [1; 32], Some(tree)).unwrap();
-            let past = index.slot().and_then(|s| index.read(s.root, &tree));
-            assert!(past.is_none_or(|p| p.entries == [entry("a")]), "byte {at}");
-            drop(index);
-            std::fs::write(&path, &good[..at]).unwrap();
-            let index = FileIndex::open(&path, [1; 32], Some(tree)).unwrap();
-            assert!(index.slot().and_then(|s| index.read(s.root, &tree)).is_none(), "length {at}");
-        }
-    }
-
-    #[test]
-    fn blocks_that_nothing_uses_any_more_go_with_time() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("index");
-        let mut expected = None;
-        let mut largest = 0;
-        for round in 0..100u32 {
-            let tree = Id::of(&round.to_le_bytes());
-            let index = FileIndex::open(&path, [1; 32], expected).unwrap();
-            // A folder of another name each time: nothing says which old block it replaces.
-            let block = index.write(&tree, &vec![entry("x"); 1000]).unwrap();
-            index.commit(tree, block, FileTime::default()).unwrap();
-            expected = Some(tree);
-            largest = largest.max(std::fs::metadata(&path).unwrap().len());
-        }
-        let one = 1000 * 150;
-        assert!(largest < (1 << 20) + 3 * one, "{largest}");
-    }
-
-    #[test]
-    fn a_file_that_was_replaced_is_not_taken_for_the_one_that_is_there() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("index");
-        write_once(&path, Id::of(b"1"), "a", None);
-        let path = &path;
-        // Opened before the holder of the lock renames a new file into place, locked after that.
-        let stale = open_rw(path, false).unwrap();
-        write_once(path, Id::of(b"2"), "b", None);
-        rustix::fs::flock(&stale, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
-        assert!(!is_at(&stale, path));
-        assert!(FileIndex::open(path, [1; 32], Some(Id::of(b"2"))).unwrap().slot().is_some());
-    }
-
-    #[test]
-    fn a_crash_before_commit_leaves_the_past() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("index");
-        let tree = Id::of(b"1");
-        write_once(&path, tree, "a", None);
-        let index = FileIndex::open(&path, [1; 32], Some(tree)).unwrap();
-        index.write(&Id::of(b"2"), &vec![entry("x"); 30_000]).unwrap();
-        drop(index);
-        let index = FileIndex::open(&path, [1; 32], Some(tree)).unwrap();
-        assert_eq!(index.read(index.slot().unwrap().root, &tree).unwrap().entries, [entry("a")]);
-    }
-}
+mod tests;

@@ -13,7 +13,8 @@ use backstay_tree::fs::{FileTime, Kind, Stat};
 use backstay_tree::{Owners, path};
 use parking_lot::Mutex;
 
-use super::past::{Past, PastEntry};
+use super::again::Substitute;
+use super::past::{Meta, Past, PastEntry};
 use crate::node::Node;
 
 /// What is known of an entry so far.
@@ -37,12 +38,16 @@ pub(crate) struct Item {
     /// Its position in the past's entries.
     pub past: Option<usize>,
     pub state: State,
+    /// What is read in its place.
+    pub substitute: Option<Arc<Substitute>>,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Inner {
     pub past: Past,
     pub items: Vec<Item>,
+    /// In a second pass: positions in the past of entries that are left out now, so not gone.
+    pub left_out: Vec<usize>,
 }
 
 /// A folder being read.
@@ -76,10 +81,14 @@ impl Folder {
         names
     }
 
+    /// The path of an entry.
+    pub fn path(&self, name: &OsStr) -> PathBuf {
+        self.names().into_iter().chain([name]).collect()
+    }
+
     /// The path of an entry, for messages.
     pub fn show(&self, name: &OsStr) -> String {
-        let path: PathBuf = self.names().into_iter().chain([name]).collect();
-        path::escape(path.as_os_str())
+        path::escape(self.path(name).as_os_str())
     }
 
     /// Sets what became of an entry.
@@ -154,6 +163,7 @@ pub(crate) fn entry(name: OsString, stat: &Stat) -> PastEntry {
         mtime: stat.mtime,
         ctime: stat.ctime,
         inode: stat.inode,
+        meta: Meta::of(stat),
         content: Vec::new(),
         xattrs: Vec::new(),
         link_target: OsString::new(),

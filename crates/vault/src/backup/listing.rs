@@ -21,6 +21,7 @@ use backstay_tree::path::escape;
 use parking_lot::Mutex;
 
 use super::read::without_small_holes;
+use super::report::Report;
 use super::session::{Session, Worker};
 use super::{SnapshotWriter, SparseFile, TreeSummary, ended};
 use crate::chunker::{Chunker, Sizes};
@@ -137,7 +138,8 @@ impl SnapshotWriter {
         let tree = root.subtree.ok_or_else(ended)?;
         root.name = name.into();
         self.nodes.push(root);
-        Ok(TreeSummary { tree, counts, problems: Vec::new(), filtered: None, sparse: holes(listing) })
+        let report = Report { sparse: holes(listing), ..Report::default() };
+        Ok(report.summary(tree, counts, None))
     }
 
     /// Saves what `give` hands over as `name` (or `group/name`), as [`SnapshotWriter::save_stream`] does.
@@ -156,7 +158,6 @@ impl SnapshotWriter {
             cutter.take(bytes, &mut worker)
         })?;
         let Content { ids, size } = cutter.finish(&mut worker)?;
-        worker.end();
         self.add_document(name, ids, size);
         Ok(size)
     }
@@ -198,7 +199,6 @@ impl SnapshotWriter {
             worker.json = json;
             self.tally.dirs_new.fetch_add(1, Ordering::Relaxed);
         }
-        worker.end();
         self.tally.new.fetch_add(counts.files, Ordering::Relaxed);
         self.tally.files.fetch_add(counts.files, Ordering::Relaxed);
         self.tally.bytes.fetch_add(counts.bytes, Ordering::Relaxed);
@@ -347,7 +347,6 @@ impl Reading<'_> {
                 Err(e) => self.session.fail(e),
             }
         }
-        worker.end();
     }
 
     fn batch(&self, batch: &[usize], worker: &mut Worker) -> Result<Vec<(usize, Content)>> {

@@ -31,6 +31,23 @@ pub(crate) struct Block {
 /// Ranges of data of a sparse file.
 pub(crate) type Extents = Vec<(u64, u64)>;
 
+/// What else belongs to an entry. Nothing is compared with it: whoever changes one of these changes the time of change
+/// too. It is for entries that are gone when a second pass comes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Meta {
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub links: u64,
+    pub rdev: u64,
+}
+
+impl Meta {
+    pub fn of(stat: &Stat) -> Self {
+        Meta { mode: stat.mode, uid: stat.uid, gid: stat.gid, links: stat.links, rdev: stat.rdev }
+    }
+}
+
 /// An entry of a folder as the last backup saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PastEntry {
@@ -40,6 +57,7 @@ pub(crate) struct PastEntry {
     pub mtime: FileTime,
     pub ctime: FileTime,
     pub inode: u64,
+    pub meta: Meta,
     pub content: Vec<Id>,
     pub xattrs: Vec<(OsString, Vec<u8>)>,
     pub link_target: OsString,
@@ -72,6 +90,13 @@ impl PastEntry {
             mtime: node.mtime,
             ctime: node.ctime,
             inode: node.inode,
+            meta: Meta {
+                mode: node.mode,
+                uid: node.uid,
+                gid: node.gid,
+                links: node.links,
+                rdev: node.device,
+            },
             content: node.content,
             xattrs: node.xattrs,
             link_target: node.link_target,
@@ -90,6 +115,26 @@ impl PastEntry {
             && self.ctime == stat.ctime
             && self.inode == stat.inode
             && stat.ctime < limit
+    }
+
+    /// What a look at it would have told, on that device.
+    pub fn stat(&self, device: u64) -> Stat {
+        let Meta { mode, uid, gid, links, rdev } = self.meta;
+        Stat {
+            kind: self.kind,
+            mode,
+            uid,
+            gid,
+            size: self.size,
+            blocks: 0,
+            links,
+            inode: self.inode,
+            device,
+            rdev,
+            mtime: self.mtime,
+            ctime: self.ctime,
+            mount_root: false,
+        }
     }
 
     /// Whether all of its content is in the vault.

@@ -8,16 +8,18 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use backstay_model::{ProblemKind, Result};
-use backstay_tree::fs::Stat;
+use backstay_tree::fs::{Kind, Stat};
 use backstay_tree::{open_regular, sparse};
 use parking_lot::Mutex;
 
-use super::folder::{Folder, State, entry};
+use super::again::{SQLITE, Substitute};
+use super::folder::{Folder, State, doubtful, entry};
 use super::past::{Extents, PastEntry};
 use super::session::Worker;
 use super::walk::{Task, Walk};
@@ -51,6 +53,23 @@ pub(crate) struct Large {
     /// Threads that still work on it, the reading one among them.
     pending: AtomicUsize,
     read: Mutex<u64>,
+}
+
+/// Where a file is.
+struct Place<'p> {
+    folder: &'p Arc<Folder>,
+    position: usize,
+    dir: BorrowedFd<'p>,
+    name: &'p OsStr,
+}
+
+/// A file that is open.
+struct Opened {
+    file: OwnedFd,
+    stat: Stat,
+    /// What is written of the entry.
+    noted: Stat,
+    xattrs: Vec<(OsString, Vec<u8>)>,
 }
 
 /// What became of a file.
@@ -91,9 +110,14 @@ impl Walk<'_> {
     ) -> Result<()> {
         for position in positions {
             self.session.go_on()?;
-            let listed = folder.inner.lock().items.get(*position).map(|i| (i.name.clone(), i.stat));
-            let Some((name, stat)) = listed else { continue };
-            match self.file(folder, *position, handle, &name, worker)? {
+            let listed = {
+                let inner = folder.inner.lock();
+                inner.items.get(*position).map(|i| (i.name.clone(), i.stat, i.substitute.clone()))
+            };
+            let Some((name, stat, substitute)) = listed else { continue };
+            let place = Place { folder, position: *position, dir: handle, name: &name };
+            let substitute = substitute.as_deref().map(|s| (s, &stat));
+            match self.file(&place, substitute, worker)? {
                 Ok(Outcome::Read(entry, stat)) => self.file_done(folder, *position, stat, entry),
                 Ok(Outcome::Shared) => {}
                 Err(error) => self.lost(folder, *position, stat, &name, &error),
@@ -107,21 +131,53 @@ impl Walk<'_> {
         folder.set(position, stat, State::Ready(entry));
     }
 
+    /// A file to be read: where its bytes are, what they are like, and what is written of the entry.
+    fn opened(&self, place: &Place<'_>) -> io::Result<Opened> {
+        let Place { folder, dir, name, .. } = place;
+        let (file, stat) = open_regular(&*self.fs, *dir, name, self.device)?;
+        let xattrs = self.fs.xattrs(file.as_fd());
+        let (xattrs, noted) = self.attributes(xattrs, &stat, &|| folder.show(name));
+        Ok(Opened { file, stat, noted, xattrs })
+    }
+
+    /// The same where the bytes are those of another file. The entry's own file is not opened: it is in use, and who
+    /// closes a file gives up the locks that his process has on it.
+    fn stand_in(&self, place: &Place<'_>, substitute: &Substitute, live: &Stat) -> io::Result<Opened> {
+        let Place { folder, dir, name, .. } = place;
+        let unusable = |why: String| io::Error::other(format!("What is to be saved in its place: {why}"));
+        let flags = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+        let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(&substitute.content);
+        let file = OwnedFd::from(file.map_err(|e| unusable(e.to_string()))?);
+        let stat = self.fs.stat_handle(file.as_fd())?;
+        if stat.kind != Kind::File {
+            return Err(unusable("It is no regular file".to_owned()));
+        }
+        let xattrs = match self.fs.xattrs_at(*dir, name) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(e),
+            xattrs => xattrs,
+        };
+        let (xattrs, noted) = self.attributes(xattrs, live, &|| folder.show(name));
+        self.report.lock().substituted.push(folder.path(name));
+        Ok(Opened { file, stat, noted: doubtful(&noted), xattrs })
+    }
+
     /// The outer error ends the backup, the inner one is the file's own.
     fn file(
         &self,
-        folder: &Arc<Folder>,
-        position: usize,
-        dir: BorrowedFd<'_>,
-        name: &OsStr,
+        place: &Place<'_>,
+        substitute: Option<(&Substitute, &Stat)>,
         worker: &mut Worker,
     ) -> Result<io::Result<Outcome>> {
+        let Place { folder, position, name, .. } = *place;
         for attempt in 1.. {
-            let (file, stat) = match open_regular(&*self.fs, dir, name, self.device) {
+            let opened = match substitute {
+                None => self.opened(place),
+                Some((substitute, live)) => self.stand_in(place, substitute, live),
+            };
+            let Opened { file, stat, noted, xattrs } = match opened {
                 Ok(opened) => opened,
                 Err(e) => return Ok(Err(e)),
             };
-            let (xattrs, noted) = self.attributes(self.fs.xattrs(file.as_fd()), &stat, &|| folder.show(name));
             let last = attempt >= TRIES || (attempt > 1 && stat.size > 64 << 20);
             let size = usize::try_from(stat.size).unwrap_or(usize::MAX);
             let extents = match self.extents(file.as_fd(), &stat) {
@@ -131,6 +187,7 @@ impl Walk<'_> {
             let (outcome, read) = if size <= WHOLE_MAX && is_whole(extents.as_ref(), stat.size) {
                 match self.small(file.as_fd(), size, worker)? {
                     Ok((content, read)) => {
+                        self.look_at(folder, name, worker.buffer.get(..size).unwrap_or_default());
                         let entry = entry(name.to_owned(), &noted);
                         let entry = PastEntry { content, xattrs, extents, size: read, ..entry };
                         (Outcome::Read(Box::new(entry), noted), read)
@@ -160,6 +217,13 @@ impl Walk<'_> {
             return Ok(Ok(outcome));
         }
         Ok(Err(io::Error::other("Not read")))
+    }
+
+    /// Notes a file that begins like a SQLite database.
+    fn look_at(&self, folder: &Folder, name: &OsStr, begin: &[u8]) {
+        if begin.starts_with(SQLITE) {
+            self.report.lock().sqlite.push(folder.path(name));
+        }
     }
 
     fn grew(&self, folder: &Folder, name: &OsStr, stat: &Stat) {
@@ -284,6 +348,9 @@ impl Walk<'_> {
                 Ok(read) => read,
                 Err(e) => return Ok(Err(e)),
             };
+            if at == 0 {
+                self.look_at(&large.folder, &large.name, room.get(..read).unwrap_or_default());
+            }
             at += u64::try_from(read).unwrap_or(0);
             filled += read;
             let last = read < wanted || at >= end;

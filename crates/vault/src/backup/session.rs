@@ -1,7 +1,8 @@
 //! What all workers of a backup share: what the vault has already, the upload of packs, the index to be written.
 //!
 //! Invariants:
-//! * A blob is stored once: the first worker that claims its id stores it.
+//! * A blob is stored once: the first worker that claims its id stores it. What is claimed is stored, or nothing is
+//!   committed: a worker that ends early hands over what it has.
 //! * An index object is put only after all packs it names are durable.
 //! * A session that is dry ([`Session::dry`]) stores nothing: trees that the vault does not have are kept in memory.
 //! * The first failure stops everybody and is the one that is told; nothing is committed after one.
@@ -386,11 +387,15 @@ impl Worker {
     fn note_plain(&self, bytes: usize) {
         self.session.added.plain_bytes.fetch_add(u64::try_from(bytes).unwrap_or(0), Ordering::Relaxed);
     }
+}
 
-    /// Hands over what is not a full pack yet.
-    pub fn end(self) {
-        if !self.data.is_empty() {
-            self.session.unfilled.lock().push(self.data);
+impl Drop for Worker {
+    /// Hands over what is not a full pack yet. Always: others rely on what this worker has claimed, even when it ends
+    /// early because a file or a stream could not be read to its end.
+    fn drop(&mut self) {
+        let data = std::mem::replace(&mut self.data, PackBuffer::new(BlobKind::Data, Vec::new()));
+        if !data.is_empty() {
+            self.session.unfilled.lock().push(data);
         }
     }
 }

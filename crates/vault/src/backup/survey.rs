@@ -49,7 +49,7 @@ pub fn survey(
 ) -> Result<Survey> {
     let (vault, index, known) = reader.into_parts();
     let mut writer = SnapshotWriter::new(Session::dry(&vault, index, cancel), None);
-    let TreeSummary { tree, counts, problems, filtered, sparse } =
+    let TreeSummary { tree, counts, problems, filtered, sparse, .. } =
         writer.save_tree(name, fs, home, options, progress)?;
     let lost = || Error::new(Code::Internal, "The survey did not come to its end");
     let top = writer.nodes.pop().ok_or_else(lost)?;

@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use backstay_model::{Problem, ProblemKind, Progress, Result};
 use backstay_tree::filter::At;
@@ -22,13 +22,15 @@ use backstay_tree::fs::{FileSystem, FileTime, Kind, Stat};
 use backstay_tree::{Exclusions, Listing, Owners, Why, scan, sparse};
 use parking_lot::Mutex;
 
+use super::again::{Held, Places, with_wal};
 use super::file_index::FileIndex;
 use super::folder::{Folder, Inner, Item, State, doubtful, entry, node};
 use super::handle::Handle;
 use super::leave_out::LeaveOut;
-use super::past::{Block, Extents, Origin, Past, PastEntry};
+use super::past::{Block, Origin, Past, PastEntry};
 use super::queue::Queue;
 use super::read::{Large, is_whole};
+use super::report::{Report, SparseFile, Tally};
 use super::session::{Session, Worker};
 use crate::blob::BlobKind;
 use crate::id::Id;
@@ -36,35 +38,6 @@ use crate::node::{TreeBuilder, parse_tree};
 
 /// Deepest nesting of folders that is entered.
 const DEPTH_MAX: usize = 20_000;
-
-/// A sparse file and its ranges `[start, end)` of data; all else in it is holes.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct SparseFile {
-    /// Its path below the tree, escaped as in [`backstay_tree::path::escape`].
-    pub path: String,
-    /// Ranges of data.
-    pub data: Extents,
-}
-
-/// Files and folders of a tree, counted by what became of them.
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
-    pub new: AtomicU64,
-    pub changed: AtomicU64,
-    pub unmodified: AtomicU64,
-    pub dirs_new: AtomicU64,
-    pub dirs_changed: AtomicU64,
-    pub dirs_unmodified: AtomicU64,
-    pub files: AtomicU64,
-    pub bytes: AtomicU64,
-}
-
-/// What a walk reports beside the tree.
-#[derive(Debug, Default)]
-pub(crate) struct Report {
-    pub problems: Vec<Problem>,
-    pub sparse: Vec<SparseFile>,
-}
 
 pub(crate) enum Task {
     /// `above` is the folder it lies in; none when too many are open.
@@ -111,6 +84,10 @@ pub(crate) struct Walk<'a> {
     pub root_past: Option<PastEntry>,
     /// Entries changed at or after this time are read even if they look as before.
     pub limit: FileTime,
+    /// Files that are not read as they are.
+    pub places: Places,
+    /// In a second pass: what the first one told.
+    pub held: Option<Held>,
     pub queue: Queue<Task>,
     pub progress: &'a dyn Progress,
     pub report: Mutex<Report>,
@@ -133,7 +110,6 @@ impl Walk<'_> {
                 self.session.fail(e);
             }
         }
-        worker.end();
     }
 
     fn perform(&self, task: Task, worker: &mut Worker) -> Result<()> {
@@ -154,7 +130,9 @@ impl Walk<'_> {
     /// Tells of something about a path.
     pub fn problem(&self, path: String, kind: ProblemKind, detail: impl Into<String>) {
         let problem = Problem { path, kind, detail: detail.into() };
-        self.progress.problem(&problem);
+        if self.held.as_ref().is_none_or(|held| !held.has_told(&problem)) {
+            self.progress.problem(&problem);
+        }
         self.report.lock().problems.push(problem);
     }
 
@@ -176,8 +154,20 @@ impl Walk<'_> {
 
     /// An entry that cannot be read is not in the point.
     pub fn lost(&self, folder: &Arc<Folder>, position: usize, stat: Stat, name: &OsStr, error: &io::Error) {
-        self.io_problem(folder.show(name), error);
+        self.gone(folder, position, name, error);
+        if self.held.is_some() {
+            let path = folder.path(name);
+            self.report.lock().substituted.retain(|p| *p != path);
+        }
         folder.set(position, stat, State::Gone);
+    }
+
+    /// Tells why an entry is lost. In a second pass, what vanished is told when it is kept.
+    fn gone(&self, folder: &Folder, position: usize, name: &OsStr, error: &io::Error) {
+        let known = || folder.inner.lock().items.get(position).is_some_and(|i| i.past.is_some());
+        if self.held.is_none() || error.kind() != io::ErrorKind::NotFound || !known() {
+            self.io_problem(folder.show(name), error);
+        }
     }
 
     // --- folders
@@ -206,7 +196,7 @@ impl Walk<'_> {
                     // Without the root there is no point.
                     None => Err(backstay_tree::beneath::reading("Cannot read the folder", &self.home, e)),
                     Some((folder, position)) => {
-                        self.io_problem(folder.show(&name), &e);
+                        self.gone(&folder, position, &name, &e);
                         folder.set(position, stat_nothing(&folder.stat), State::Gone);
                         self.complete(folder, worker)
                     }
@@ -232,7 +222,7 @@ impl Walk<'_> {
             None => self.attributes(self.fs.xattrs(handle.as_fd()), &stat, &show),
         };
         let past = own_past.and_then(|p| self.past(p.tree?, p.origin?)).unwrap_or_default();
-        let inner = Mutex::new(Inner { past, items: Vec::new() });
+        let inner = Mutex::new(Inner { past, ..Inner::default() });
         let folder =
             Arc::new(Folder { parent, name, depth, stat, xattrs, at, inner, pending: AtomicUsize::new(1) });
         self.entries(&folder, Handle::new(handle, &self.open), listing, worker)?;
@@ -278,7 +268,7 @@ impl Walk<'_> {
         &self,
         folder: &Arc<Folder>,
         handle: Handle,
-        listing: Listing,
+        mut listing: Listing,
         worker: &mut Worker,
     ) -> Result<()> {
         for (name, error) in &listing.problems {
@@ -291,7 +281,11 @@ impl Walk<'_> {
         let mut batch = Batch::default();
         let (mut files, mut bytes) = (0, 0);
         let mut mounts = Vec::new();
+        let substitutes = self.set_aside(folder, &mut listing, &mut inner);
+        let open_databases = with_wal(&listing);
         for left in listing.left_out {
+            let known = inner.past.position(&left.name);
+            inner.left_out.extend(known);
             let kind = if left.why == Why::Mount { ProblemKind::Mount } else { ProblemKind::Excluded };
             self.problem(folder.show(&left.name), kind, "Left out");
             if left.why == Why::Mount && left.stat.kind == Kind::Dir {
@@ -306,7 +300,8 @@ impl Walk<'_> {
             let past = seek(&inner.past.entries, &mut from, &e.name);
             let known = past.and_then(|n| inner.past.entries.get(n));
             let position = items.len();
-            let mut item = Item { name: e.name, stat: e.stat, past, state: State::Waiting };
+            let substitute = substitutes.get(&e.name).filter(|_| e.stat.kind == Kind::File).cloned();
+            let mut item = Item { name: e.name, stat: e.stat, past, state: State::Waiting, substitute };
             if item.stat.kind == Kind::Socket {
                 let detail = "A socket has no content to save";
                 self.problem(folder.show(&item.name), ProblemKind::Socket, detail);
@@ -315,15 +310,19 @@ impl Walk<'_> {
                 let (parent, name) = (Some((Arc::clone(folder), position)), item.name.clone());
                 let above = may_keep.then(|| Arc::clone(&handle));
                 tasks.push(Task::Folder { parent, above, name });
-            } else if known.is_some_and(|k| self.is_unchanged(k, &item.stat)) {
+            } else if item.substitute.is_none() && known.is_some_and(|k| self.is_unchanged(k, &item.stat)) {
                 item.state = State::Unchanged;
+                self.hold(folder, &item.name);
                 if item.stat.kind == Kind::File {
                     files += 1;
                     bytes += item.stat.size;
+                    if open_databases.contains(&item.name) {
+                        self.report.lock().sqlite.push(folder.path(&item.name));
+                    }
                 }
             } else if item.stat.kind == Kind::File {
                 batch.add(position, item.stat.size);
-                self.tally(known.is_some(), &self.tally.changed, &self.tally.new);
+                self.count(known, item.substitute.is_some());
             } else {
                 (item.state, item.stat) = self.special(folder, handle.as_fd(), &item);
             }
@@ -334,7 +333,7 @@ impl Walk<'_> {
         inner.items = items;
         drop(inner);
         self.tally.unmodified.fetch_add(files, Ordering::Relaxed);
-        self.note_done(files, bytes);
+        self.note_unchanged(files, bytes);
         let reads = batch.finish().into_iter().map(|positions| Task::Files {
             folder: Arc::clone(folder),
             handle: Arc::clone(&handle),
@@ -347,15 +346,31 @@ impl Walk<'_> {
     }
 
     pub fn note_done(&self, files: u64, bytes: u64) {
-        if files > 0 {
+        self.tally.files.fetch_add(files, Ordering::Relaxed);
+        self.tally.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.progress.done(files, bytes);
+    }
+
+    /// Files that need not be read; those of a second pass were told to whoever watches by the first one.
+    fn note_unchanged(&self, files: u64, bytes: u64) {
+        if files > 0 && self.held.is_none() {
+            self.note_done(files, bytes);
+        } else {
             self.tally.files.fetch_add(files, Ordering::Relaxed);
             self.tally.bytes.fetch_add(bytes, Ordering::Relaxed);
-            self.progress.done(files, bytes);
         }
     }
 
-    fn tally(&self, first: bool, if_first: &AtomicU64, otherwise: &AtomicU64) {
-        if first { if_first } else { otherwise }.fetch_add(1, Ordering::Relaxed);
+    /// Counts a file that is read as new or changed, unless the first pass has. One with a substitute may have been
+    /// deferred: it is not new because the first pass does not have it.
+    fn count(&self, known: Option<&PastEntry>, substituted: bool) {
+        let Tally { new, changed, .. } = &self.tally;
+        match (&self.held, known) {
+            (Some(held), Some(known)) if held.has_counted(known) => {}
+            (Some(_), None) if substituted => _ = changed.fetch_add(1, Ordering::Relaxed),
+            (_, None) => _ = new.fetch_add(1, Ordering::Relaxed),
+            (_, Some(_)) => _ = changed.fetch_add(1, Ordering::Relaxed),
+        }
     }
 
     fn is_unchanged(&self, known: &PastEntry, stat: &Stat) -> bool {
@@ -411,7 +426,7 @@ impl Walk<'_> {
         });
         let origin = Some(Origin::Block(block.unwrap_or_default()));
         let ready = PastEntry { tree: Some(tree), origin, ..entry(name.clone(), &stat) };
-        Ok(Item { name, stat, past: None, state: State::Ready(Box::new(ready)) })
+        Ok(Item { name, stat, past: None, state: State::Ready(Box::new(ready)), substitute: None })
     }
 
     // --- finishing
@@ -433,17 +448,17 @@ impl Walk<'_> {
 
     fn finish(&self, folder: &Arc<Folder>, worker: &mut Worker) -> Result<Finished> {
         self.session.go_on()?;
-        let Inner { mut past, items } = std::mem::take(&mut *folder.inner.lock());
-        let present = items.iter().filter(|i| !matches!(i.state, State::Gone | State::Waiting)).count();
+        let Inner { mut past, mut items, left_out } = std::mem::take(&mut *folder.inner.lock());
+        items.retain(|i| !matches!(i.state, State::Gone | State::Waiting));
+        let kept = self.kept(&items, &past, &left_out);
+        for entry in kept.iter().filter_map(|n| past.entries.get(*n)) {
+            self.keep(folder, entry);
+        }
         let same = |i: &Item| self.same(i, &past);
         let (tree_same, block_same) =
             items.iter().map(same).fold((true, true), |(t, b), (x, y)| (t && x, b && y));
-        let old_tree = past.tree.filter(|t| {
-            tree_same
-                && present == items.len()
-                && present == past.entries.len()
-                && self.session.has(BlobKind::Tree, t)
-        });
+        let whole = items.len() + kept.len() == past.entries.len();
+        let old_tree = past.tree.filter(|t| tree_same && whole && self.session.has(BlobKind::Tree, t));
         let counter = match (old_tree, past.tree) {
             (Some(_), _) => &self.tally.dirs_unmodified,
             (None, Some(_)) => &self.tally.dirs_changed,
@@ -459,7 +474,10 @@ impl Walk<'_> {
                 (tree, Some(block))
             }
             _ => {
-                let entries = take_entries(items, &mut past);
+                let kept: Vec<_> = kept.iter().filter_map(|n| past.entries.get(*n)).cloned().collect();
+                let mut entries = take_entries(items, &mut past);
+                entries.extend(kept.into_iter().map(|e| (e.stat(self.device), e)));
+                entries.sort_by(|a, b| a.1.name.cmp(&b.1.name));
                 let tree = match old_tree {
                     Some(tree) => tree,
                     None => self.write_tree(&entries, worker)?,
@@ -543,7 +561,7 @@ fn seek(entries: &[PastEntry], from: &mut usize, name: &OsStr) -> Option<usize> 
 
 fn take_entries(items: Vec<Item>, past: &mut Past) -> Vec<(Stat, PastEntry)> {
     let mut old: Vec<Option<PastEntry>> = std::mem::take(&mut past.entries).into_iter().map(Some).collect();
-    let mut entries: Vec<(Stat, PastEntry)> = items
+    items
         .into_iter()
         .filter_map(|item| match item.state {
             State::Ready(entry) => Some((item.stat, *entry)),
@@ -552,9 +570,7 @@ fn take_entries(items: Vec<Item>, past: &mut Past) -> Vec<(Stat, PastEntry)> {
             }
             State::Gone | State::Waiting => None,
         })
-        .collect();
-    entries.sort_by(|a, b| a.1.name.cmp(&b.1.name));
-    entries
+        .collect()
 }
 
 /// Groups files into tasks that are worth handing to another thread, and not more.
