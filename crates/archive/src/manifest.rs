@@ -112,6 +112,8 @@ pub struct Database {
     pub version: Option<String>,
     /// The entry that holds the dump.
     pub file: String,
+    /// What is known of the dump and needed to restore it over a database, as JSON: rows, hashes, structure.
+    pub record: Option<String>,
 }
 
 /// How the settings lie in the zip.
@@ -193,6 +195,9 @@ impl Manifest {
                 xml.text("ServerVersion", &[], version);
             }
             xml.text("FileName", &[], &database.file);
+            if let Some(record) = &database.record {
+                xml.text("Record", &[], record);
+            }
             xml.close("DatabaseBackupDescription");
         }
         xml.close("Databases");

@@ -146,6 +146,7 @@ fn database(node: &Node) -> Result<Database> {
         kind: node.need("DatabaseType")?.to_owned(),
         version: node.text_of("ServerVersion").map(str::to_owned),
         file: node.need("FileName")?.to_owned(),
+        record: node.text_of("Record").map(str::to_owned),
     })
 }
 

@@ -85,6 +85,7 @@ pub fn pack_app(home: &Path) -> Packed {
         kind: "PostgreSql".into(),
         version: Some("15.4".into()),
         file: "blogdb".into(),
+        record: Some("{\"rows\":\"<1 &amp; \u{e4}>\"}".into()),
     });
     packed.manifest.settings = Some(Settings { file: sealed.file.into(), sealed: sealed.sealed });
     packed.xml = packed.manifest.to_xml(Some(&key()));
