@@ -13,7 +13,10 @@ use backstay_model::{
 };
 use jiff::Timestamp;
 
-use crate::{App, Catalog, Container, CustomChanges, End, LogLine, NewJob, PointChanges, PointRecord, Work};
+use crate::{
+    App, Catalog, Container, CustomChanges, End, LogLine, NewJob, PRODUCTION, PointChanges, PointRecord,
+    SealedRecord, SettingKind, SettingRecord, Work,
+};
 
 /// Runs every check, each on a state of its own.
 pub fn suite<C: Catalog>(make: impl Fn() -> C) {
@@ -23,6 +26,9 @@ pub fn suite<C: Catalog>(make: impl Fn() -> C) {
     points_are_a_view_per_vault(&make());
     containers_are_kept_by_name_and_while_they_are_used(&make());
     custom_backups_are_a_view_of_containers(&make());
+    settings_are_kept_by_app_slot_kind_and_name(&make());
+    settings_are_put_all_or_none_and_those_of_the_slot_may_stay(&make());
+    what_is_sealed_is_sealed_anew_all_or_none(&make());
     one_exclusive_job_per_app(&make());
     only_the_holder_of_the_token_may_write(&make());
     a_stop_reaches_the_job(&make());
@@ -292,6 +298,126 @@ fn custom_backups_are_a_view_of_containers(c: &impl Catalog) {
         c.remove_app(&AppName::suggest(name)).unwrap();
     }
     assert_eq!(c.forget_removed(Timestamp::MAX).unwrap(), [AppName::suggest("bare")]);
+}
+
+/// A setting, told apart by its value.
+#[must_use]
+pub fn setting(kind: SettingKind, name: &str, value: &str) -> SettingRecord {
+    SettingRecord {
+        kind,
+        name: name.to_owned(),
+        value: value.to_owned(),
+        connection_type: (kind == SettingKind::Connection).then(|| "PostgreSQL".to_owned()),
+        sticky: false,
+        changed: Timestamp::UNIX_EPOCH,
+    }
+}
+
+fn settings_are_kept_by_app_slot_kind_and_name(c: &impl Catalog) {
+    use SettingKind::{Connection, Setting};
+    let (blog, shop) = (AppName::suggest("blog"), AppName::suggest("shop"));
+    assert_eq!(code(c.set_setting(&blog, PRODUCTION, &setting(Setting, "A", "1"))), Code::AppNotFound);
+    assert_eq!(c.settings(&blog, PRODUCTION).unwrap(), []);
+    c.add_app(&app("blog", None)).unwrap();
+    c.add_app(&app("shop", None)).unwrap();
+    for (kind, name) in [(Setting, "b"), (Setting, "B"), (Setting, "DB"), (Connection, "DB")] {
+        c.set_setting(&blog, PRODUCTION, &setting(kind, name, "1")).unwrap();
+    }
+    c.set_setting(&blog, "staging", &setting(Setting, "B", "staged")).unwrap();
+    let again = SettingRecord {
+        sticky: true,
+        changed: Timestamp::from_second(5).unwrap(),
+        ..setting(Setting, "B", "2")
+    };
+    c.set_setting(&blog, PRODUCTION, &again).unwrap();
+    let all = [
+        setting(Connection, "DB", "1"),
+        again.clone(),
+        setting(Setting, "DB", "1"),
+        setting(Setting, "b", "1"),
+    ];
+    assert_eq!(c.settings(&blog, PRODUCTION).unwrap(), all);
+    assert_eq!(c.settings(&blog, "staging").unwrap(), [setting(Setting, "B", "staged")]);
+    assert_eq!(c.settings(&shop, PRODUCTION).unwrap(), []);
+    assert_eq!(c.delete_setting(&blog, PRODUCTION, Setting, "B").unwrap(), again);
+    let gone = |app, kind| code(c.delete_setting(app, PRODUCTION, kind, "B"));
+    assert_eq!(gone(&blog, Setting), Code::SettingNotFound);
+    assert_eq!(gone(&blog, Connection), Code::ConnectionNotFound);
+    assert_eq!(gone(&AppName::suggest("nobody"), Setting), Code::AppNotFound);
+    assert_eq!(c.settings(&blog, PRODUCTION).unwrap().len(), 3);
+    assert_eq!(c.settings(&blog, "staging").unwrap().len(), 1);
+
+    // A removed app keeps them; one that is forgotten does not.
+    c.remove_app(&blog).unwrap();
+    assert_eq!(c.settings(&blog, PRODUCTION).unwrap().len(), 3);
+    assert_eq!(c.forget_removed(Timestamp::MAX).unwrap(), std::slice::from_ref(&blog));
+    c.add_app(&app("blog", None)).unwrap();
+    assert_eq!(c.settings(&blog, PRODUCTION).unwrap(), [], "a new app of the name has none of the old one's");
+    assert_eq!(c.settings(&blog, "staging").unwrap(), []);
+}
+
+fn settings_are_put_all_or_none_and_those_of_the_slot_may_stay(c: &impl Catalog) {
+    use SettingKind::{Connection, Setting};
+    let blog = AppName::suggest("blog");
+    assert_eq!(code(c.put_settings(&blog, PRODUCTION, &[], false)), Code::AppNotFound);
+    c.add_app(&app("blog", None)).unwrap();
+    let now = || c.settings(&blog, PRODUCTION).unwrap();
+    c.set_setting(&blog, "staging", &setting(Setting, "A", "staged")).unwrap();
+    c.set_setting(&blog, PRODUCTION, &setting(Setting, "OLD", "1")).unwrap();
+    let new = [setting(Connection, "DB", "2"), setting(Setting, "A", "2")];
+    for _ in 0..2 {
+        c.put_settings(&blog, PRODUCTION, &new, false).unwrap();
+        assert_eq!(now(), new);
+    }
+    let own = SettingRecord { sticky: true, ..setting(Setting, "OWN", "3") };
+    let db = SettingRecord { sticky: true, ..setting(Connection, "DB", "3") };
+    c.set_setting(&blog, PRODUCTION, &own).unwrap();
+    c.set_setting(&blog, PRODUCTION, &db).unwrap();
+    let more = [setting(Connection, "DB", "4"), setting(Setting, "B", "4")];
+    for _ in 0..2 {
+        c.put_settings(&blog, PRODUCTION, &more, true).unwrap();
+        assert_eq!(now(), [db.clone(), setting(Setting, "B", "4"), own.clone()]);
+    }
+    c.put_settings(&blog, PRODUCTION, &[], true).unwrap();
+    assert_eq!(now(), [db, own]);
+    c.put_settings(&blog, PRODUCTION, &[], false).unwrap();
+    assert_eq!(now(), []);
+    assert_eq!(
+        c.settings(&blog, "staging").unwrap(),
+        [setting(Setting, "A", "staged")],
+        "the slot is another"
+    );
+}
+
+fn what_is_sealed_is_sealed_anew_all_or_none(c: &impl Catalog) {
+    let blog = AppName::suggest("blog");
+    c.add_app(&app("blog", None)).unwrap();
+    c.put_container(&container("shelf"), false).unwrap();
+    c.put_container(&Container { credentials: None, ..container("open") }, false).unwrap();
+    c.set_setting(&blog, "staging", &setting(SettingKind::Setting, "A", "one")).unwrap();
+    c.set_setting(&blog, PRODUCTION, &setting(SettingKind::Connection, "DB", "two")).unwrap();
+    let texts = || {
+        let of = |slot: &str| c.settings(&blog, slot).unwrap()[0].value.clone();
+        (c.container("shelf").unwrap().unwrap().credentials.unwrap(), of("staging"), of(PRODUCTION))
+    };
+    let before = texts();
+    let mut seen = Vec::new();
+    let failed = c.reseal(&mut |record, text| {
+        seen.push((record.clone(), text.to_owned()));
+        match record {
+            SealedRecord::Setting { slot, .. } if slot.as_str() != PRODUCTION => {
+                Err(backstay_model::Error::new(Code::StateDamaged, "No"))
+            }
+            _ => Ok(Some("new".to_owned())),
+        }
+    });
+    assert_eq!(code(failed), Code::StateDamaged);
+    assert_eq!(texts(), before, "nothing was changed");
+    let shelf = SealedRecord::Container { name: "shelf".to_owned() };
+    assert!(seen.contains(&(shelf, "sealed".to_owned())), "{seen:?}");
+    let changed = c.reseal(&mut |_, text| Ok((text != "one").then(|| format!("new {text}")))).unwrap();
+    assert_eq!(changed, 2);
+    assert_eq!(texts(), ("new sealed".to_owned(), "one".to_owned(), "new two".to_owned()));
 }
 
 fn one_exclusive_job_per_app(c: &impl Catalog) {

@@ -9,7 +9,7 @@
 //!   shows the token may renew or end the job.
 //! * No job runs for ever: one whose lease ran out or whose process is gone is marked failed by the next call of
 //!   [`Catalog::expire_jobs`] or [`Catalog::begin_job`].
-//! * What opens a container is stored as the sealed text that was given, never in clear.
+//! * What opens a container, and the value of a setting, is stored as the sealed text that was given, never in clear.
 //! * Custom backups are a view of the containers, as points are one of the vault.
 //! * Points are a view of the vault: they may be lost and are read again from there. A power loss may take the last
 //!   records with it (they are not synced one by one), never the consistency of the rest.
@@ -18,6 +18,7 @@ mod clock;
 pub mod conformance;
 mod lease;
 mod owner;
+mod setting;
 mod sqlite;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ use serde::{Deserialize, Serialize};
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use owner::{Life, Owner};
+pub use setting::{PRODUCTION, SealedRecord, SettingKind, SettingRecord};
 pub use sqlite::Sqlite;
 
 /// How long a lease holds unless it is renewed.
@@ -198,7 +200,8 @@ pub trait Catalog: Send + Sync {
     /// name was removed.
     fn revive_app(&self, name: &AppName) -> Result<App>;
 
-    /// Forgets apps that were removed before `limit` and have no point left in any vault and no custom backup; gives their names.
+    /// Forgets apps that were removed before `limit` and have no point left in any vault and no custom backup, with their
+    /// settings; gives their names.
     fn forget_removed(&self, limit: Timestamp) -> Result<Vec<AppName>>;
 
     /// Gives a known app another home, none for "not on this machine". `Conflict` when that belongs to another app.
@@ -229,6 +232,36 @@ pub trait Catalog: Send + Sync {
 
     /// Changes what is known of custom backups.
     fn change_custom_backups(&self, changes: &CustomChanges) -> Result<()>;
+
+    /// The settings and connection strings of an app and slot, by kind and name.
+    fn settings(&self, app: &AppName, slot: &str) -> Result<Vec<SettingRecord>>;
+
+    /// Adds one, or gives the one of that kind and name another value. `AppNotFound` when there is no such app.
+    fn set_setting(&self, app: &AppName, slot: &str, setting: &SettingRecord) -> Result<()>;
+
+    /// Takes one away and gives it back. `SettingNotFound` or `ConnectionNotFound` when there is none, `AppNotFound` when
+    /// there is no such app.
+    fn delete_setting(
+        &self,
+        app: &AppName,
+        slot: &str,
+        kind: SettingKind,
+        name: &str,
+    ) -> Result<SettingRecord>;
+
+    /// Puts these in the place of all that the app and slot have; with `keep_sticky` those that belong to the slot stay as
+    /// they are, whatever is given. `AppNotFound` when there is no such app.
+    fn put_settings(
+        &self,
+        app: &AppName,
+        slot: &str,
+        settings: &[SettingRecord],
+        keep_sticky: bool,
+    ) -> Result<()>;
+
+    /// Gives every sealed text to `change`, with the record it is sealed for, and stores what that gives back; none leaves
+    /// it as it is. Gives the number of changed ones. When `change` fails, nothing is changed.
+    fn reseal(&self, change: &mut dyn FnMut(&SealedRecord, &str) -> Result<Option<String>>) -> Result<u64>;
 
     /// Begins a job in this process with a lease of [`LEASE`]. `AppBusy` when an exclusive job of the app runs.
     fn begin_job(&self, job: &NewJob) -> Result<Job>;

@@ -9,6 +9,7 @@ mod apps;
 mod custom;
 mod open;
 mod rows;
+mod settings;
 #[cfg(test)]
 mod tests;
 
@@ -28,7 +29,7 @@ use self::rows::{JobRow, read_job, text};
 use crate::lease::{Present, over};
 use crate::{
     App, Catalog, Clock, Container, CustomChanges, End, LEASE, LogLine, NewJob, Owner, PointChanges,
-    PointRecord, Work,
+    PointRecord, SealedRecord, SettingKind, SettingRecord, Work,
 };
 
 /// How long a writer waits for another one.
@@ -353,6 +354,38 @@ impl Catalog for Sqlite {
 
     fn change_custom_backups(&self, changes: &CustomChanges) -> Result<()> {
         self.write(async |db| custom::change_backups(db, changes).await)
+    }
+
+    fn settings(&self, app: &AppName, slot: &str) -> Result<Vec<SettingRecord>> {
+        self.read(async |db| settings::list(db, app, slot).await)
+    }
+
+    fn set_setting(&self, app: &AppName, slot: &str, setting: &SettingRecord) -> Result<()> {
+        self.write(async |db| settings::set(db, app, slot, setting).await)
+    }
+
+    fn delete_setting(
+        &self,
+        app: &AppName,
+        slot: &str,
+        kind: SettingKind,
+        name: &str,
+    ) -> Result<SettingRecord> {
+        self.write(async |db| settings::delete(db, app, slot, kind, name).await)
+    }
+
+    fn put_settings(
+        &self,
+        app: &AppName,
+        slot: &str,
+        new: &[SettingRecord],
+        keep_sticky: bool,
+    ) -> Result<()> {
+        self.write(async |db| settings::put(db, app, slot, new, keep_sticky).await)
+    }
+
+    fn reseal(&self, change: &mut dyn FnMut(&SealedRecord, &str) -> Result<Option<String>>) -> Result<u64> {
+        self.write(async |db| settings::reseal(db, change).await)
     }
 
     fn begin_job(&self, new: &NewJob) -> Result<Job> {

@@ -48,6 +48,11 @@ pub struct AppConfig {
     /// When custom backups are taken by themselves; none for never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schedule: Option<Schedule>,
+    /// How its linked databases are saved.
+    pub databases: Databases,
+    /// What its databases say lies in the home; compared after backups and restores.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub references: Vec<Reference>,
 }
 
 impl Default for AppConfig {
@@ -66,8 +71,56 @@ impl Default for AppConfig {
             resource_group: "default".to_owned(),
             plan: "default".to_owned(),
             schedule: None,
+            databases: Databases::default(),
+            references: Vec::new(),
         }
     }
+}
+
+/// How the linked databases of an app are saved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Databases {
+    /// Whether they are in its points at all.
+    pub take: bool,
+    /// Names of connections that are left out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub without: Vec<String>,
+    /// How often they are in automatic points; none for every hour, large ones every sixth.
+    #[serde(rename = "every_seconds", with = "maybe_seconds", skip_serializing_if = "Option::is_none")]
+    pub every: Option<Duration>,
+    /// Which tables get a hash of their content; none for those that are small enough not to be felt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hashes: Option<Hashes>,
+}
+
+impl Default for Databases {
+    fn default() -> Self {
+        Databases { take: true, without: Vec::new(), every: None, hashes: None }
+    }
+}
+
+/// A query that lists paths.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reference {
+    /// The name of the connection.
+    pub connection: String,
+    /// The query; its first column is a path, or NULL. It can only read.
+    pub query: String,
+    /// The folder that the paths are relative to, itself relative to the home.
+    pub folder: String,
+}
+
+/// Which tables of a database get a hash of their content in the record of a dump.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Hashes {
+    /// None: rows are counted.
+    None,
+    /// Small ones.
+    Affordable,
+    /// All.
+    All,
 }
 
 impl AppConfig {
@@ -156,7 +209,7 @@ pub struct CommandRuntime {
     /// Its working folder, absolute or relative to the home; none for the home.
     #[serde(default)]
     pub folder: Option<String>,
-    /// Variables added to its environment, which is otherwise PATH, HOME and LANG. Not for secrets.
+    /// Variables added to its environment, which is otherwise PATH, HOME, LANG and the app's settings. Not for secrets.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
     /// A file of `NAME=VALUE` lines, read at each start and stored nowhere else; absolute or relative to the home.
@@ -292,6 +345,10 @@ pub struct Hooks {
     pub before_restore: Option<Hook>,
     /// After the app runs again; for a new app before it takes its name.
     pub after_restore: Option<Hook>,
+    /// Before the snapshots of linked databases: holds the app's writing still.
+    pub quiesce: Option<Hook>,
+    /// Lets the app write again: when the snapshots stand and what of the files has changed is read, whatever has happened.
+    pub resume: Option<Hook>,
 }
 
 impl Hooks {
@@ -303,6 +360,8 @@ impl Hooks {
             Moment::AfterBackup => self.after_backup.as_ref(),
             Moment::BeforeRestore => self.before_restore.as_ref(),
             Moment::AfterRestore => self.after_restore.as_ref(),
+            Moment::Quiesce => self.quiesce.as_ref(),
+            Moment::Resume => self.resume.as_ref(),
         }
     }
 
@@ -313,6 +372,8 @@ impl Hooks {
             Moment::AfterBackup => &mut self.after_backup,
             Moment::BeforeRestore => &mut self.before_restore,
             Moment::AfterRestore => &mut self.after_restore,
+            Moment::Quiesce => &mut self.quiesce,
+            Moment::Resume => &mut self.resume,
         }
     }
 }
@@ -326,12 +387,20 @@ pub enum Moment {
     AfterBackup,
     BeforeRestore,
     AfterRestore,
+    Quiesce,
+    Resume,
 }
 
 impl Moment {
     /// Every moment.
-    pub const ALL: [Moment; 4] =
-        [Moment::BeforeBackup, Moment::AfterBackup, Moment::BeforeRestore, Moment::AfterRestore];
+    pub const ALL: [Moment; 6] = [
+        Moment::BeforeBackup,
+        Moment::AfterBackup,
+        Moment::BeforeRestore,
+        Moment::AfterRestore,
+        Moment::Quiesce,
+        Moment::Resume,
+    ];
 
     /// As words for people ("before-backup").
     #[must_use]
@@ -341,6 +410,8 @@ impl Moment {
             Moment::AfterBackup => "after-backup",
             Moment::BeforeRestore => "before-restore",
             Moment::AfterRestore => "after-restore",
+            Moment::Quiesce => "quiesce",
+            Moment::Resume => "resume",
         }
     }
 }
@@ -414,6 +485,24 @@ mod seconds {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
         u64::deserialize(d).map(Duration::from_secs)
+    }
+}
+
+/// The same, where there may be none.
+mod maybe_seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(time: &Option<Duration>, s: S) -> Result<S::Ok, S::Error> {
+        match time {
+            Some(time) => s.serialize_some(&time.as_secs()),
+            None => s.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
+        Option::<u64>::deserialize(d).map(|seconds| seconds.map(Duration::from_secs))
     }
 }
 

@@ -70,6 +70,8 @@ pub enum ProblemKind {
     Sealed,
     /// A linked database is not in the point, or not wholly.
     Database,
+    /// A database names files that are not there. Not a failure: an app may have lost them long ago.
+    Dangling,
     /// Something that went as it should and that a person should hear of. Not a failure.
     Told,
 }
@@ -87,6 +89,7 @@ impl ProblemKind {
                 | ProblemKind::Excluded
                 | ProblemKind::Unmatched
                 | ProblemKind::Told
+                | ProblemKind::Dangling
         )
     }
 }

@@ -13,6 +13,7 @@ use backstay_model::{AppName, Cancel, Code, Error, Result};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::environment::Environment;
 use crate::health::{self, Healthy};
 use crate::record::{self, Record};
 use crate::{command, compose, log, proc, systemd};
@@ -36,6 +37,8 @@ pub struct Runtime {
     pub run: PathBuf,
     /// What is set about it.
     pub config: AppConfig,
+    /// What a command finds in its environment beside what is set; asked for at each start.
+    pub environment: Environment,
 }
 
 /// Whether an app runs.
@@ -116,7 +119,13 @@ impl Runtime {
     #[must_use]
     pub fn new(state: &Path, name: AppName, home: PathBuf, config: AppConfig) -> Self {
         let run = state.join("run").join(name.as_str());
-        Runtime { name, home, run, config }
+        Runtime { name, home, run, config, environment: Environment::default() }
+    }
+
+    /// The same with variables for its command.
+    #[must_use]
+    pub fn with(self, environment: Environment) -> Self {
+        Runtime { environment, ..self }
     }
 
     /// The file that a command runtime's output goes to.

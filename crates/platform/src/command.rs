@@ -189,6 +189,10 @@ fn command(app: &Runtime, it: &CommandRuntime, token: &str) -> Result<Command> {
     let mut gate = vec!["/bin/sh".to_owned(), "-c".to_owned(), GATE.to_owned(), "backstay-start".to_owned()];
     gate.extend(words);
     let mut command = child::clean(&CommandLine::Words(gate));
+    // Whatever the app's configuration names by itself comes later and wins.
+    for (name, value) in app.environment.variables()? {
+        command.env(name, value.reveal());
+    }
     if let Some(name) = &it.user {
         let user = nix::unistd::User::from_name(name)
             .map_err(|e| cannot_start(app, &format!("user `{name}` cannot be looked up")).because(e))?

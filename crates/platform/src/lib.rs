@@ -11,7 +11,8 @@
 //!   another process.
 //! * What runs for a while (hooks, checks, `systemctl`) is in a process group of its own, which is killed when the time
 //!   is up, when the work is cancelled, or when its leader has ended.
-//! * No environment of Backstay's reaches an app or a hook: they get PATH, HOME, LANG and what is set for them.
+//! * No environment of Backstay's reaches an app or a hook: they get PATH, HOME, LANG and what is set for them. The app's
+//!   settings reach its command alone.
 //!
 //! Files in `STATE/run/APP` (0700): `lock`, `process.json` (the command runtime's record), `log`, `log.1`.
 
@@ -19,6 +20,7 @@ mod app;
 mod child;
 mod command;
 mod compose;
+mod environment;
 mod health;
 mod hook;
 mod log;
@@ -30,6 +32,7 @@ mod systemd;
 
 pub use app::{Condition, Held, Runtime, State, Tended, WasRunning, start, state, stop, tend, wait_healthy};
 pub use child::OUTPUT_MAX;
+pub use environment::Environment;
 pub use health::Healthy;
 pub use hook::{HookOutput, HookTarget, run_hook};
 pub use log::{LOG_MAX, tail as log_tail};

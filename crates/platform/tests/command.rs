@@ -5,11 +5,15 @@
 mod support;
 
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use backstay_model::app::{Check, CommandLine, CommandRuntime, Health, Runtime as Kind, StopSignal};
-use backstay_model::{Cancel, Code};
-use backstay_platform::{State, Tended, tend, wait_healthy};
+use backstay_model::app::{
+    Check, CommandLine, CommandRuntime, Health, Hook, Moment, Runtime as Kind, StopSignal,
+};
+use backstay_model::{Cancel, Code, Error, Secret};
+use backstay_platform::{Environment, HookTarget, State, Tended, run_hook, tend, wait_healthy};
 use support::{app, command, lives, running, wait_for, with_argument};
 
 /// A port that nobody listens on.
@@ -97,6 +101,42 @@ fn an_app_that_cannot_start_says_what_it_said() {
     elsewhere.command().folder = None;
     elsewhere.command().user = Some("nobody-of-that-name".into());
     assert!(elsewhere.start().unwrap_err().message().contains("there is no user"));
+}
+
+#[test]
+fn settings_reach_the_command_alone_and_give_way_to_what_is_set_for_it() {
+    let mut app = running("env > env; echo done > done; exec sleep 60");
+    let given = [("A", "from the settings"), ("B", "two\nlines"), ("C", "c"), ("BACKSTAY_RUN", "forged")];
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&asked);
+    app.runtime.environment = Environment::new(move || {
+        count.fetch_add(1, Ordering::SeqCst);
+        Ok(given.map(|(name, value)| (name.to_owned(), Secret::new(value))).to_vec())
+    });
+    std::fs::write(app.home("more.env"), "C=from the file\n").unwrap();
+    app.command().env.insert("A".into(), "from the configuration".into());
+    app.command().env_file = Some("more.env".into());
+    app.runtime.config.hooks.before_backup = Some(Hook::new(CommandLine::Line("env".into())));
+    assert_eq!(app.state(), State::Stopped);
+    let hook = run_hook(&app.runtime, Moment::BeforeBackup, &HookTarget::default(), &Cancel::new());
+    let output = hook.unwrap().unwrap().output;
+    assert!(!output.contains("two") && !output.contains("settings"), "{output}");
+    assert_eq!(asked.load(Ordering::SeqCst), 0, "only a start asks");
+    app.start().unwrap();
+    app.told("done");
+    let env = std::fs::read_to_string(app.home("env")).unwrap();
+    for line in ["A=from the configuration\n", "B=two\nlines\n", "C=from the file\n"] {
+        assert!(env.contains(line), "{line}: {env}");
+    }
+    assert!(!env.contains("forged"), "the word by which its processes are known is its own: {env}");
+    assert_eq!(app.state(), State::Running);
+    assert!(format!("{:?}", app.runtime).contains("environment: ***"));
+    app.stop().unwrap();
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+
+    app.runtime.environment = Environment::new(|| Err(Error::new(Code::StateDamaged, "No")));
+    assert_eq!(app.start().unwrap_err().code(), Code::StateDamaged);
+    assert_eq!(app.state(), State::Stopped);
 }
 
 #[test]

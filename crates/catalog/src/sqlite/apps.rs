@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Row as _};
 
-use super::Step;
 use super::rows::{path_bytes, read_app, text, to_json};
+use super::{Step, settings};
 use crate::App;
 
 /// The apps of a condition, by name.
@@ -26,7 +26,7 @@ pub(super) async fn get(db: &mut SqliteConnection, name: &AppName) -> Step<Optio
     row.as_ref().map(read_app).transpose()
 }
 
-fn missing(name: &AppName) -> Error {
+pub(super) fn missing(name: &AppName) -> Error {
     Error::new(Code::AppNotFound, format!("There is no app `{name}`"))
 }
 
@@ -127,8 +127,9 @@ pub(super) async fn forget(db: &mut SqliteConnection, limit: Timestamp) -> Step<
          AND name NOT IN (SELECT app FROM custom_backups) RETURNING name",
     )
     .bind(text(limit))
-    .fetch_all(db)
+    .fetch_all(&mut *db)
     .await?;
+    settings::forget(db).await?;
     let name = |row: &sqlx::sqlite::SqliteRow| Ok(row.try_get::<&str, _>(0)?.parse().map_err(Error::from)?);
     rows.iter().map(name).collect()
 }

@@ -22,6 +22,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (2, "apps", include_str!("../../migrations/sqlite/0002_apps.sql")),
     (3, "watch", include_str!("../../migrations/sqlite/0003_watch.sql")),
     (4, "containers", include_str!("../../migrations/sqlite/0004_containers.sql")),
+    (5, "settings", include_str!("../../migrations/sqlite/0005_settings.sql")),
 ];
 
 pub(super) async fn connect(path: &Path) -> Result<SqliteConnection> {

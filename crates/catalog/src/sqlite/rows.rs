@@ -34,7 +34,7 @@ pub(super) fn path_bytes(path: &Path) -> &[u8] {
     path.as_os_str().as_bytes()
 }
 
-fn odd(what: &str, value: &str) -> Error {
+pub(super) fn odd(what: &str, value: &str) -> Error {
     Error::new(Code::StateDamaged, format!("The state holds `{}` as {what}", value.escape_debug()))
 }
 

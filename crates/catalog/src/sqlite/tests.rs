@@ -11,7 +11,9 @@ use tempfile::TempDir;
 
 use super::Sqlite;
 use crate::conformance::{self, app, job, point};
-use crate::{Catalog as _, LEASE, ManualClock, Owner, PointChanges, SystemClock, Work};
+use crate::{
+    Catalog as _, LEASE, ManualClock, Owner, PRODUCTION, PointChanges, SettingKind, SystemClock, Work,
+};
 
 fn open(dir: &TempDir) -> backstay_model::Result<Sqlite> {
     Sqlite::open(&dir.path().join("hosting.db"), Arc::new(SystemClock))
@@ -91,6 +93,27 @@ fn a_newer_version_is_unsupported_and_untouched() {
     let before = std::fs::read(dir.path().join("hosting.db")).unwrap();
     assert_eq!(open(&dir).err().map(|e| e.code()), Some(Code::StateUnsupported));
     assert!(std::fs::read(dir.path().join("hosting.db")).unwrap() == before, "not a byte was changed");
+}
+
+#[test]
+fn a_state_from_before_settings_opens_and_keeps_what_it_has() {
+    let dir = TempDir::new().unwrap();
+    let state = open(&dir).unwrap();
+    state.add_app(&app("blog", Some("/srv/blog"))).unwrap();
+    state
+        .write(async |db| {
+            sqlx::query("DROP TABLE settings").execute(&mut *db).await?;
+            sqlx::query("DELETE FROM _sqlx_migrations WHERE version >= 5").execute(db).await?;
+            Ok(())
+        })
+        .unwrap();
+    state.close().unwrap();
+    let state = open(&dir).unwrap();
+    let blog = app("blog", Some("/srv/blog"));
+    assert_eq!(state.apps().unwrap(), std::slice::from_ref(&blog));
+    let new = conformance::setting(SettingKind::Setting, "A", "sealed");
+    state.set_setting(&blog.name, PRODUCTION, &new).unwrap();
+    assert_eq!(state.settings(&blog.name, PRODUCTION).unwrap(), [new]);
 }
 
 #[test]
