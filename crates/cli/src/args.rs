@@ -9,10 +9,12 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 mod app;
 mod archive;
 mod container;
+mod setting;
 
 pub use app::{App, AppFlags, Switch};
 pub use archive::{Export, FromArchive, Import, Seal};
 pub use container::{Container, ContainerAdd, Download, Schedule, ScheduleSet};
+pub use setting::{Connection, Deleted, Discover, Listed, LookedAt, Mark, Named, Setting};
 
 const POINTS: &str = "POINT is an id or a unique prefix of one, `latest`, `latest~2` (safety points do not count), or a time (the newest \
                       point not after it).";
@@ -113,6 +115,12 @@ pub enum Command {
     /// Say how an app runs and is protected; start, stop, pause or remove it
     #[command(subcommand)]
     App(App),
+    /// Say what an app finds in its environment; values are sealed and part of its points (docs/databases.md)
+    #[command(subcommand)]
+    Setting(Setting),
+    /// Say where an app finds its databases (docs/databases.md)
+    #[command(subcommand)]
+    Connection(Connection),
     /// Look at jobs, or stop one
     #[command(subcommand)]
     Job(Job),
@@ -148,7 +156,10 @@ pub struct Backup {
     /// What it is called in the container; a name in use is refused [default: APP_YYYYMMDDHHMM]
     #[arg(long, value_name = "NAME", requires = "container", help_heading = "Custom backups")]
     pub name: Option<String>,
-    /// Ask nothing
+    /// Leave the linked databases out
+    #[arg(long)]
+    pub no_databases: bool,
+    /// Agree beforehand: the databases that the files of a new app name are linked, and in this first point
     #[arg(long)]
     pub yes: bool,
     #[command(flatten, next_help_heading = "Custom backups")]
@@ -226,6 +237,8 @@ pub struct Restore {
     /// Only this path of the point, and what is below it (may be given several times)
     #[arg(long = "path", value_name = "PATH")]
     pub paths: Vec<String>,
+    #[command(flatten)]
+    pub beside: Beside,
     /// Only show what would be done
     #[arg(long)]
     pub dry_run: bool,
@@ -238,6 +251,21 @@ pub struct Restore {
     /// Agree beforehand
     #[arg(long)]
     pub yes: bool,
+}
+
+/// What a restore brings back beside the files.
+#[derive(Args, Debug)]
+pub struct Beside {
+    /// Bring the linked databases back too
+    #[arg(long, conflicts_with_all = ["paths", "content_only"])]
+    pub with_databases: bool,
+    /// Restore the database of this connection into another place: a connection string without a password, @FILE that holds
+    /// one, or - for standard input. The database must not exist yet (may be given several times)
+    #[arg(long = "database", value_name = "NAME=PLACE", requires = "with_databases")]
+    pub databases: Vec<String>,
+    /// Leave settings and connection strings as they are
+    #[arg(long)]
+    pub content_only: bool,
 }
 
 #[derive(Args, Debug)]

@@ -19,16 +19,50 @@ pub fn confirm(question: &str, agreed: bool) -> Result<()> {
     if agreed {
         return Ok(());
     }
-    if !io::stdin().is_terminal() {
+    if !is_terminal() {
         return Err(Error::new(Code::ConfirmationNeeded, format!("This needs an answer: {question}")));
     }
-    prompt(&format!("{question} [y/N] "));
+    match agrees(question)? {
+        true => Ok(()),
+        false => Err(Error::new(Code::Cancelled, "Not agreed to; nothing was done")),
+    }
+}
+
+/// What is answered about one of several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// This one.
+    Yes,
+    /// Not this one.
+    No,
+    /// This one and all that follow.
+    All,
+}
+
+/// Whether there is somebody to ask.
+pub fn is_terminal() -> bool {
+    io::stdin().is_terminal()
+}
+
+/// Asks a question on the terminal that may well be answered with no.
+pub fn agrees(question: &str) -> Result<bool> {
+    Ok(matches!(answer(&format!("{question} [y/N] "))?.as_str(), "y" | "yes"))
+}
+
+/// The same about one of several.
+pub fn each(question: &str) -> Result<Answer> {
+    Ok(match answer(&format!("{question} [y/N/all] "))?.as_str() {
+        "y" | "yes" => Answer::Yes,
+        "a" | "all" => Answer::All,
+        _ => Answer::No,
+    })
+}
+
+fn answer(question: &str) -> Result<String> {
+    prompt(question);
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).map_err(unreadable)?;
-    match answer.trim().to_ascii_lowercase().as_str() {
-        "y" | "yes" => Ok(()),
-        _ => Err(Error::new(Code::Cancelled, "Not agreed to; nothing was done")),
-    }
+    Ok(answer.trim().to_ascii_lowercase())
 }
 
 /// A secret that exists: a vault's password, a kit's passphrase.
@@ -61,6 +95,23 @@ pub fn secret_text(what: &str, file: Option<&Path>) -> Result<Secret> {
         None if io::stdin().is_terminal() => typed(&format!("{what}: ")),
         None => whole(io::stdin().lock()),
     }
+}
+
+/// A value that is to be stored: all of standard input but one newline at its end, or one line from a terminal. It may be
+/// empty.
+pub fn value(what: &str) -> Result<Secret> {
+    if io::stdin().is_terminal() { typed(&format!("{what}: ")) } else { as_it_is(io::stdin().lock()) }
+}
+
+fn as_it_is(from: impl io::Read) -> Result<Secret> {
+    // Room for all of it, so that no copy of a part is left behind.
+    let mut bytes = Vec::with_capacity(72 * 1024);
+    from.take(TEXT_MAX + 3).read_to_end(&mut bytes).map_err(unreadable)?;
+    let read = std::str::from_utf8(&bytes)
+        .map(|text| Secret::new(text.strip_suffix("\r\n").or(text.strip_suffix('\n')).unwrap_or(text)))
+        .map_err(|_not_text| Error::new(Code::InvalidValue, "A value must be UTF-8 text"));
+    bytes.fill(0);
+    read
 }
 
 fn whole(from: impl io::Read) -> Result<Secret> {
@@ -154,6 +205,24 @@ mod tests {
         assert_eq!(read("pä\x7fass").unwrap(), "pass");
         assert_eq!(read("wrong\x15right\r").unwrap(), "right");
         assert_eq!(read("pa\x03").unwrap_err().code(), Code::Cancelled);
+    }
+
+    #[test]
+    fn a_value_is_what_was_given_but_for_one_newline() {
+        let read = |bytes: &[u8]| as_it_is(bytes).map(|s| s.reveal().to_owned());
+        for (given, value) in [
+            ("a", "a"),
+            ("a\n", "a"),
+            ("a\r\n", "a"),
+            ("a\n\n", "a\n"),
+            (" a\tb \n", " a\tb "),
+            ("\n", ""),
+            ("", ""),
+        ] {
+            assert_eq!(read(given.as_bytes()).unwrap(), value, "{given:?}");
+        }
+        assert_eq!(read(b"\xff").unwrap_err().code(), Code::InvalidValue);
+        assert!(read(&[b'a'; 70_000]).unwrap().len() > 65_536, "too long, and seen as such later");
     }
 
     #[test]

@@ -3,17 +3,20 @@
 pub mod app;
 pub mod archive;
 pub mod backup;
+pub mod connection;
 pub mod container;
 pub mod custom;
 pub mod job;
 pub mod kit;
 pub mod notify;
+mod places;
 mod plan_text;
 pub mod points;
 pub mod restore;
 pub mod retention;
 pub mod schedule;
 pub mod serve;
+pub mod setting;
 pub mod status;
 pub mod vault;
 

@@ -16,7 +16,7 @@ mod text;
 
 use std::process::ExitCode;
 
-use backstay_engine::{Engine, Setup};
+use backstay_engine::{Engine, Setup, sqlite};
 use backstay_model::{Code, Error, Result};
 use clap::Parser as _;
 
@@ -24,6 +24,11 @@ use crate::args::{Cli, Command, Global};
 use crate::out::Out;
 
 fn main() -> ExitCode {
+    // The child that reads files of SQLite: it is for no person, so it is no command.
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == sqlite::CHILD_WORD) {
+        return ExitCode::from(sqlite::child_main(words));
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
@@ -109,6 +114,8 @@ fn run(cli: Cli, out: &mut Out) -> Result<u8> {
         Command::Vault(command) => commands::vault::run(&engine, command, out),
         Command::Kit(command) => commands::kit::run(&engine, command, out),
         Command::App(command) => commands::app::run(&engine, command, out),
+        Command::Setting(command) => commands::setting::run(&engine, command, out),
+        Command::Connection(command) => commands::connection::run(&engine, command, out),
         Command::Job(command) => commands::job::run(&engine, command, out),
         Command::Retention(command) => commands::retention::run(&engine, &command, out),
         Command::Notify(command) => commands::notify::run(&engine, command, out),

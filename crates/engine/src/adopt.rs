@@ -67,6 +67,16 @@ impl Engine {
         choose(&apps, &removed, home, named, self.clock.now())
     }
 
+    /// The same before there is a catalog, without making one.
+    pub(crate) fn subject_to_be(&self, target: &Path, named: Option<&AppName>) -> Result<Subject> {
+        if self.has_catalog() {
+            return self.subject(target, named);
+        }
+        let home = absolute_home(target)?;
+        self.refuse_own(&home)?;
+        choose(&[], &[], home, named, self.clock.now())
+    }
+
     /// Whether a folder lies in the one for homes that Backstay makes.
     fn is_site(&self, real: &Path) -> bool {
         let sites = self.state.join(SITES);

@@ -103,14 +103,16 @@ impl Engine {
         Some(Runtime::new(&self.state, app.name.clone(), home, app.config.clone()))
     }
 
+    /// The same to be started, with its settings.
     fn runtime_here(&self, app: &App) -> Result<Runtime> {
-        self.app_runtime(app).ok_or_else(|| {
+        let runtime = self.app_runtime(app).ok_or_else(|| {
             Error::new(
                 Code::SourceNotFound,
                 format!("The home of app `{}` on this machine is not known", app.name),
             )
             .advise(format!("Name its folder: `backstay app add {} DIR`.", app.name))
-        })
+        })?;
+        Ok(runtime.with(self.environment(&app.name)?))
     }
 
     /// Makes an app known. Without a home a new, empty one is made. An app that was removed is taken up again, as it was
@@ -421,7 +423,7 @@ impl Engine {
         ran.err().map(|e| e.message().to_owned())
     }
 
-    fn backup_hook(
+    pub(crate) fn backup_hook(
         &self,
         app: &App,
         home: &Path,

@@ -9,24 +9,24 @@ use std::time::{Duration, Instant};
 
 use backstay_catalog::{App, PointChanges, PointRecord};
 use backstay_model::{
-    AppName, Cancel, Code, Error, JobId, JobKind, Origin, PointId, PointStatus, Problem, ProblemKind,
-    Progress, Result,
+    AppName, Cancel, Code, Error, JobId, JobKind, Origin, Problem, ProblemKind, Progress, Result,
 };
 use backstay_tree::Exclusions;
 use backstay_tree::path::escape;
-use backstay_vault::Strength;
-use backstay_vault::backup::{DEFAULT_LEVEL, SnapshotDetails, TreeOptions};
 use serde::Serialize;
 
 use crate::adopt::Subject;
-use crate::filter::{self, FilterRecord};
-use crate::job::{Done, Running, Task, run_for};
-use crate::manifest::{CONTENT, FILE, Manifest, PROGRAM, host};
-use crate::points::{self, Points, WAIT};
+use crate::filter::FilterRecord;
+use crate::job::{Done, Task, run_for};
+use crate::manifest::SavedDatabase;
+use crate::points::Points;
 use crate::recover::{Places, same_disk};
-use crate::secrets::random;
 use crate::state::{Engine, OpenVault};
 use crate::{place, private};
+
+mod take;
+
+pub(crate) use take::{Taken, What};
 
 /// Folder of the file indexes in the state folder; may be deleted at any time.
 const CACHE: &str = "cache";
@@ -53,6 +53,9 @@ pub struct BackupReport {
     /// The filter that was obeyed; none where everything was taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filter: Option<FilterRecord>,
+    /// The databases that are in it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub databases: Vec<SavedDatabase>,
     /// Why the hook after the backup failed, where it did. The point is complete all the same.
     pub hook_failed: Option<String>,
     /// The job that did it.
@@ -82,13 +85,15 @@ pub struct BackupRequest<'a> {
     pub named: Option<&'a AppName>,
     /// Who asks for it.
     pub origin: Origin,
+    /// Whether the linked databases are to be in it.
+    pub databases: bool,
 }
 
 impl<'a> BackupRequest<'a> {
     /// What a person asks for.
     #[must_use]
     pub fn of(target: &'a Path) -> Self {
-        BackupRequest { target, named: None, origin: Origin::Manual }
+        BackupRequest { target, named: None, origin: Origin::Manual, databases: true }
     }
 }
 
@@ -115,7 +120,7 @@ impl Engine {
         cancel: &Cancel,
     ) -> Result<BackupReport> {
         let started = Instant::now();
-        let BackupRequest { target, named, origin } = *request;
+        let BackupRequest { target, named, origin, databases } = *request;
         let first_run = open.new.then(|| self.places(&open));
         let points = self.reconcile(open)?;
         let subject = self.subject(target, named)?;
@@ -125,7 +130,8 @@ impl Engine {
             run_for(origin, self.catalog()?, &self.clock, &task, (progress, cancel), |job| {
                 let app = &subject.app;
                 self.hook_before_backup(app, &home, job)?;
-                let taken = self.take(job, &points, &subject, &home, origin);
+                let what = What { origin, databases };
+                let taken = self.take(job, &points, &subject, &home, what);
                 let point = taken.as_ref().ok().map(|t| t.record.point.id);
                 let hook_failed = self.hook_after_backup(app, &home, point, job);
                 let taken = taken?;
@@ -156,99 +162,12 @@ impl Engine {
             files_unchanged: taken.files[2],
             problems: taken.problems,
             filter: taken.filter,
+            databases: taken.databases,
             job: taken.job,
             seconds: seconds(started.elapsed()),
             first_run,
             vault_on_same_disk: vault_folder.is_some_and(|v| same_disk(&home, &v)),
             point: taken.record,
-        })
-    }
-
-    /// The work of the job, from the lock to the commit.
-    pub(crate) fn take(
-        &self,
-        job: &Running<'_>,
-        points: &Points,
-        subject: &Subject,
-        home: &Path,
-        origin: Origin,
-    ) -> Result<Taken> {
-        let app = &subject.app;
-        let vault = &points.vault.vault;
-        let newest = points.records.iter().find(|r| r.point.app == app.name);
-        let parent = newest.map(|r| r.point.snapshot.parse()).transpose()?;
-        let exclusions = self.exclusions(app, home, &points.vault.address)?;
-        let lock = vault.lock(Strength::Shared, WAIT, job.cancel())?;
-        let mut writer = vault.begin(&lock, DEFAULT_LEVEL, job.cancel())?;
-        let file_index = self.file_index(&points.vault.id, &app.name)?;
-        let filter = match filter::applies(origin, &app.config) {
-            true => Some(filter::load(&*self.fs, home, &app.config.excludes)?),
-            false => None,
-        };
-        let rules = filter.as_ref().map(|f| f.filter.clone());
-        let options = TreeOptions { exclusions, filter: rules, parent, file_index: Some(file_index) };
-        let started = self.clock.now();
-        let tree = {
-            // What the last point held is what is to be expected now.
-            let expecting =
-                Expecting { job, totals: newest.map_or((0, 0), |r| (r.point.files, r.point.bytes)) };
-            writer.save_tree(CONTENT, &self.fs, home, options, &expecting)?
-        };
-        let mut problems = tree.problems;
-        let filter = filter.map(|filter| {
-            let filtered = tree.filtered.unwrap_or_default();
-            let before = || Manifest::filter_in(&writer.document_of(&parent?, FILE)?);
-            let before = if filtered.unmatched.is_empty() { None } else { before() };
-            let notes = filter.notes(&filtered, before.as_ref());
-            for note in filter.problem().into_iter().chain(notes) {
-                job.problem(&note);
-                problems.push(note);
-            }
-            filter.record(&filtered)
-        });
-        let id = PointId::from_bytes(random()?);
-        if origin == Origin::Safety {
-            crate::restore::note_safety(self, job, id)?;
-        }
-        let manifest = Manifest {
-            backstay: Manifest::VERSION,
-            program: PROGRAM.to_owned(),
-            point: id,
-            app: app.name.clone(),
-            kind: app.kind.clone(),
-            home: escape(home.as_os_str()),
-            host: host(),
-            started,
-            ended: self.clock.now(),
-            counts: tree.counts,
-            problems,
-            filter,
-            sparse: tree.sparse,
-            databases: Vec::new(),
-            archive: None,
-        };
-        writer.save_bytes(FILE, &manifest.to_json()?)?;
-        let failed = manifest.problems.iter().any(|p| p.kind.is_failure());
-        let status = if failed { PointStatus::PartiallySucceeded } else { PointStatus::Succeeded };
-        let details = SnapshotDetails {
-            time: started,
-            paths: vec![manifest.home.clone()],
-            tags: points::tags(&app.name, &id, origin, status),
-            parent,
-        };
-        job.still_ours()?;
-        let committed = writer.commit(&lock, details, job)?;
-        // When giving it back fails, it is removed later as that of a process that is gone.
-        drop(lock);
-        let record = points::record(&committed.id, &committed.snapshot)?;
-        self.remember(points, subject, &record)?;
-        let summary = committed.snapshot.summary.unwrap_or_default();
-        Ok(Taken {
-            record,
-            files: [summary.files_new, summary.files_changed, summary.files_unmodified],
-            problems: manifest.problems,
-            filter: manifest.filter,
-            job: job.id(),
         })
     }
 
@@ -342,41 +261,6 @@ pub(crate) fn seconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1_000.0).round() / 1_000.0
 }
 
-/// A point that was taken.
-pub(crate) struct Taken {
-    pub record: PointRecord,
-    /// New, changed and unchanged ones.
-    pub files: [u64; 3],
-    pub problems: Vec<Problem>,
-    pub filter: Option<FilterRecord>,
-    pub job: JobId,
-}
-
-/// Passes progress on, and the totals of the last point when reading begins.
-struct Expecting<'a> {
-    job: &'a Running<'a>,
-    totals: (u64, u64),
-}
-
-impl Progress for Expecting<'_> {
-    fn phase(&self, phase: backstay_model::Phase) {
-        self.job.phase(phase);
-        self.job.expect(self.totals.0, self.totals.1);
-    }
-
-    fn done(&self, files: u64, bytes: u64) {
-        self.job.done(files, bytes);
-    }
-
-    fn expect(&self, _: u64, _: u64) {
-        // The walk learns its totals as it goes; those of the last point are known from the start.
-    }
-
-    fn problem(&self, problem: &Problem) {
-        self.job.problem(problem);
-    }
-}
-
 /// The words for a kind of problem.
 #[must_use]
 pub fn problem_name(kind: ProblemKind) -> &'static str {
@@ -396,6 +280,7 @@ pub fn problem_name(kind: ProblemKind) -> &'static str {
         ProblemKind::Unmatched => "names nothing",
         ProblemKind::Sealed => "sealed, not opened",
         ProblemKind::Database => "database not saved",
+        ProblemKind::Dangling => "names what is not there",
         _ => "to be looked at",
     }
 }

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::job::{Done, Task, run};
-use crate::manifest::{ArchiveRecord, CONTENT, Manifest, SavedDatabase};
+use crate::manifest::{ArchiveRecord, CONTENT, Manifest, SavedDatabase, StepRecord, Waiting};
 use crate::points::Found;
 use crate::select::Selector;
 use crate::state::Engine;
@@ -52,6 +52,18 @@ pub struct ManifestView {
     pub problems: Vec<Problem>,
     /// The dumps of databases in it.
     pub databases: Vec<SavedDatabase>,
+    /// Databases that were not due, and the points that have them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub waiting: Vec<Waiting>,
+    /// SQLite files whose bytes come from a consistent copy.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sqlite: Vec<String>,
+    /// How far files and databases belong to the same moment: `files-only`, `ordered`, `quiesced`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub consistency: String,
+    /// What was read when.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepRecord>,
     /// The archive that it was brought in from.
     pub archive: Option<ArchiveRecord>,
 }
@@ -174,6 +186,10 @@ impl Engine {
             sparse_files: m.sparse.len(),
             problems: m.problems,
             databases: m.databases,
+            waiting: m.waiting,
+            sqlite: m.sqlite,
+            consistency: m.consistency,
+            steps: m.steps,
             archive: m.archive,
         });
         Ok(PointDetails { point: record, manifest })

@@ -153,7 +153,7 @@ impl OpenContainer {
 }
 
 /// The record for which a container's credentials are sealed.
-fn record_of(name: &str) -> String {
+pub(crate) fn record_of(name: &str) -> String {
     format!("container/{name}/credentials")
 }
 

@@ -10,6 +10,7 @@
 //!
 //! Locks: the exclusive job of the app, while one is taken, deleted or expires.
 
+mod databases;
 mod expire;
 mod filter;
 mod known;

@@ -13,9 +13,12 @@ mod apps;
 mod archive;
 mod backup;
 mod browse;
+mod checks;
 mod config;
 mod containers;
 mod custom;
+mod databases;
+mod discovery;
 mod expire;
 mod filter;
 mod job;
@@ -36,6 +39,7 @@ mod sealed;
 mod secrets;
 mod select;
 mod serve;
+mod settings;
 mod signing;
 mod spool;
 mod state;
@@ -46,7 +50,8 @@ pub use alerts::AlertView;
 pub use apps::{AppChange, AppDetails, NewApp, Operated};
 pub use archive::{ArchiveSource, ExportReport, ExportRequest, ImportReport, ImportRequest, SealBy};
 pub use backstay_archive::Name as ArchiveName;
-pub use backstay_catalog::{App, Clock, LogLine, ManualClock, PointRecord, SystemClock};
+pub use backstay_catalog::{App, Clock, LogLine, ManualClock, PointRecord, SettingKind, SystemClock};
+pub use backstay_database::{ConnectionType, Endpoint, TlsMode, sqlite};
 pub use backstay_platform::{Condition as AppCondition, Healthy, State as AppState};
 pub use backstay_storage::{Hours as PaceHours, Options as StorageOptions};
 pub use backstay_tree::fs::Kind;
@@ -56,6 +61,7 @@ pub use backstay_vault::check::Finding;
 pub use backstay_vault::diff::{Change, Difference};
 pub use backup::{BackupReport, BackupRequest, problem_name};
 pub use browse::{FileEntry, ManifestView, PointDetails, VerifyReport};
+pub use checks::{Checked, ConnectionCheck};
 pub use config::{parse_duration, parse_size};
 pub use containers::{
     ContainerAdded, ContainerTest, ContainerView, NewContainer, OpenContainer, StepError, TestStep, asked_for,
@@ -64,6 +70,8 @@ pub use custom::{
     ContainerListing, CustomDetails, CustomExpiry, CustomReport, CustomRequest, CustomVerify, CustomView,
     Downloaded, PointOrCustom, UnreadableBackup,
 };
+pub use databases::choose::{DatabasePlan, Elsewhere, holds_password};
+pub use discovery::{Discovery, FoundConnection, FoundState, UnreadConnection};
 pub use expire::{
     AppExpiry, ExpireRequest, ExpiredPoint, Expiry, Hold, KeptCounts, KeptPoint, Simulation, Steady, simulate,
 };
@@ -74,15 +82,19 @@ pub use kit::{PASSPHRASE_MIN, check_passphrase};
 pub use maintain::{
     Affected, CheckResult, Compared, CopyResult, PruneResult, RepairResult, VaultStats, shown_path,
 };
-pub use manifest::{ArchiveRecord, Manifest, Proof, SavedDatabase, StepRecord};
+pub use manifest::{ArchiveRecord, Manifest, Proof, SavedDatabase, StepRecord, Waiting};
 pub use notify::{Delivery, Event, Message};
 pub use points::{DamagedSnapshot, Listing};
 pub use recover::{Attached, Exported, Made, Places};
-pub use restore::{InPlace, InPlaceReport, RestorePlan, RestoreReport, RestoreRequest, Resumed};
+pub use restore::{InPlace, InPlaceReport, NewHome, RestorePlan, RestoreReport, RestoreRequest, Resumed};
 pub use schedule::{ScheduleChange, ScheduleView};
+pub use sealed::{LeftSealed, Rotated};
 pub use secrets::VaultRef;
 pub use select::Selector;
 pub use serve::{Control, Log, serve};
+pub use settings::{
+    ConnectionSet, Link, SettingName, SettingSet, SettingView, SettingsDiff, SettingsSnapshot,
+};
 pub use state::{Engine, Setup, default_state};
 pub use status::{
     AppStatus, CustomStatus, ExpiringContainer, LastResult, SpoolStatus, Status, VaultError, VaultStatus,

@@ -58,14 +58,16 @@ fn gb(bytes: u64) -> String {
 
 /// The seed's words for a backup that is too large, with both figures.
 fn too_large(plan: &str, limit: u64, size: u64, at_least: bool) -> Error {
+    exceeds("website and database", "content", plan, limit, size, at_least)
+}
+
+fn exceeds(what: &str, of: &str, plan: &str, limit: u64, size: u64, at_least: bool) -> Error {
     let at_least = if at_least { "at least " } else { "" };
+    let (limit, size) = (gb(limit), gb(size));
     Error::new(
         Code::BackupTooLarge,
         format!(
-            "The website and database size exceeds the {} GB limit for backups of the plan `{plan}`. The content size is \
-             {at_least}{} GB",
-            gb(limit),
-            gb(size)
+            "The {what} size exceeds the {limit} GB limit for backups of the plan `{plan}`. The {of} size is {at_least}{size} GB"
         ),
     )
 }
@@ -141,6 +143,20 @@ pub(crate) struct Metered<'a> {
 impl<'a> Metered<'a> {
     pub(crate) fn new(progress: &'a dyn Progress, cancel: &'a Cancel, limit: Option<u64>) -> Self {
         Metered { progress, cancel, limit, bytes: AtomicU64::new(0), over: AtomicBool::new(false) }
+    }
+
+    /// The same for databases alone.
+    pub(crate) fn judge_databases<T>(&self, plan: &str, done: Result<T>) -> Result<T> {
+        match (self.limit, self.over.load(Ordering::SeqCst)) {
+            (Some(limit), true) => {
+                let size = self.bytes.load(Ordering::SeqCst);
+                Err(exceeds("database", "database", plan, limit, size, true).advise(
+                    "Leave the databases out (`--no-databases`, `backstay app set APP --without-database NAME`) and save them otherwise, or \
+                     give the app another plan: `backstay app set APP --plan NAME`.",
+                ))
+            }
+            _ => done,
+        }
     }
 
     /// The result of the work, or that it was too large.

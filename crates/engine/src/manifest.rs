@@ -4,9 +4,10 @@
 //! restore needs only `sparse` from it; a point whose manifest cannot be read still restores (holes become zeros).
 //! Paths are escaped text, so names that are not UTF-8 survive.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
+use backstay_database::DumpRecord;
 use backstay_model::{AppName, Code, Counts, Error, PointId, Problem, Result};
 use backstay_tree::path::unescape;
 use backstay_vault::backup::SparseFile;
@@ -69,9 +70,36 @@ pub struct Manifest {
     /// The dumps in [`DATABASES`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub databases: Vec<SavedDatabase>,
+    /// Databases that were not due when the point was taken, and where they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting: Vec<Waiting>,
+    /// SQLite files of the home whose bytes come from a consistent copy, escaped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sqlite: Vec<String>,
+    /// How far files and databases belong to the same moment: `files-only`, `ordered`, `quiesced`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub consistency: String,
+    /// What was read when, where there is more than the files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepRecord>,
     /// The archive that the point was brought in from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<ArchiveRecord>,
+}
+
+/// A database that was not due, and the point that has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// The name of the connection.
+    pub connection: String,
+    /// The last point that has it.
+    pub point: PointId,
+    /// When that was taken.
+    pub at: Timestamp,
+    /// How often it is due.
+    pub every_seconds: u64,
+    /// Its size, about.
+    pub bytes: u64,
 }
 
 /// A dump of a linked database in a point.
@@ -88,6 +116,9 @@ pub struct SavedDatabase {
     pub version: Option<String>,
     /// The dump's name in [`DATABASES`].
     pub file: String,
+    /// What is known of the dump; none where it came in with an archive of another program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dump: Option<DumpRecord>,
 }
 
 /// What a point that was brought in from an archive remembers of it.
@@ -187,13 +218,14 @@ impl Manifest {
         serde_json::from_slice(&bytes).map(Some).map_err(damaged)
     }
 
-    /// The filter in the bytes of a manifest; none where there is none or they cannot be understood.
-    pub(crate) fn filter_in(bytes: &[u8]) -> Option<FilterRecord> {
-        #[derive(Deserialize)]
-        struct Part {
-            filter: Option<FilterRecord>,
-        }
-        serde_json::from_slice::<Part>(bytes).ok()?.filter
+    /// The manifest of an earlier point, where it can be understood: only what saves work is taken from it.
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice::<Self>(bytes).ok().filter(|m| m.backstay <= VERSION)
+    }
+
+    /// The SQLite files whose bytes are those of a copy.
+    pub(crate) fn sqlite_paths(&self) -> BTreeSet<PathBuf> {
+        self.sqlite.iter().filter_map(|path| Some(PathBuf::from(unescape(path)?))).collect()
     }
 
     /// Where the holes are, for a restore.

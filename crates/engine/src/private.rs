@@ -84,6 +84,20 @@ fn fill(fs: &dyn FileSystem, dir: BorrowedFd<'_>, name: &OsString, bytes: &[u8])
     fs.sync(file.as_fd())
 }
 
+/// Removes a file, durably. One that is gone is no error.
+pub(crate) fn remove(fs: &dyn FileSystem, folder: &Path, name: &str) -> Result<()> {
+    let removed = fs.open_root(folder).and_then(|dir| {
+        match fs.unlink(dir.as_fd(), name.as_ref()) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
+        fs.sync(dir.as_fd())
+    });
+    removed.map_err(|e| {
+        Error::new(Code::StateAccess, format!("Cannot remove {}", folder.join(name).display())).because(e)
+    })
+}
+
 /// The content of a file; none when it does not exist.
 pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     match std::fs::read(path) {

@@ -2,11 +2,13 @@
 //!
 //! - [`directory`]: a folder is made and filled; nothing that exists is replaced.
 //! - [`arrival`]: what is known of a new app until it is complete.
+//! - [`beside`]: databases and settings that go with the files.
 //! - [`in_place`]: the app itself goes to a point, wholly or not at all; [`undo`] takes that back.
 //! - [`safety`]: points that no restore has made use of yet are no way back.
 //! - [`resume`]: what a restore that was killed left behind is finished or cleared away by the next command.
 
 mod arrival;
+mod beside;
 mod directory;
 mod in_place;
 mod plan;
@@ -28,7 +30,7 @@ use crate::points::Found;
 use crate::select::Selector;
 use crate::state::Engine;
 
-pub use self::directory::RestoreReport;
+pub use self::directory::{NewHome, RestoreReport};
 pub use self::in_place::{InPlace, InPlaceReport};
 pub use self::plan::RestorePlan;
 pub use self::resume::Resumed;

@@ -20,7 +20,8 @@ impl Engine {
                 format!("The home of app `{}` on this machine is not known", app.name),
             )
         })?;
-        Ok(Runtime::new(&self.state, app.name.clone(), home, app.config.clone()))
+        let runtime = Runtime::new(&self.state, app.name.clone(), home, app.config.clone());
+        Ok(runtime.with(self.environment(&app.name)?))
     }
 
     /// Whether the app runs, or should.

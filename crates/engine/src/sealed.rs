@@ -1,13 +1,18 @@
-//! Values sealed at rest: what opens a container, later the settings of apps.
+//! Values sealed at rest: what opens a container, the settings and connection strings of apps.
 //!
 //! Envelope: each value has a key of its own, which lies beside it, sealed with a key-encryption key of `secrets.json`.
-//! The newest of these seals, all of them open, so a new one can be added at any time and old values be sealed
-//! again without being opened by anybody else.
+//! The newest of these seals, all of them open, so a new one can be added at any time and the keys of old values be
+//! sealed anew without their values being opened.
 //!
 //! Invariants: authenticated encryption (ChaCha20-Poly1305) with the name of the record as associated data, so a sealed
-//! text moved to another record does not open. A key-encryption key is on disk before anything is sealed with it.
-//! Errors never repeat a value. Lock: the set-up lock while a key is made.
+//! text moved to another record does not open. A key-encryption key is on disk before anything is sealed with it, and is
+//! never taken away: what another process has just sealed, and the notes of restores, may still need it. Errors never
+//! repeat a value. Lock: the set-up lock while a key is made.
+//!
+//! Crash story of a new key: first it is in the secrets, then all values are sealed anew in one transaction. Killed before,
+//! in between or afterwards, every value opens; doing it again completes it.
 
+use backstay_catalog::{SealedRecord, SettingKind};
 use backstay_model::{Code, Error, Result, Secret};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -15,8 +20,10 @@ use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundK
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::containers;
 use crate::recover::Places;
 use crate::secrets::{Secrets, plain, random};
+use crate::settings;
 use crate::state::Engine;
 
 /// What a sealed text begins with.
@@ -61,21 +68,47 @@ pub(crate) fn seal(keys: &[KeyEncryptionKey], record: &str, value: &Secret) -> R
 
 /// Opens what [`seal`] gave for the same record. `StateDamaged` when no key opens it or it was altered.
 pub(crate) fn open(keys: &[KeyEncryptionKey], record: &str, text: &str) -> Result<Secret> {
-    let refused = |why: &str| {
-        Error::new(Code::StateDamaged, format!("What is sealed for {record} cannot be opened: {why}"))
-            .advise("Put back the secrets.json that belongs to this state, or give the value again.")
-    };
+    let opened = own_key(keys, record, text)?;
+    let altered = || refused(record, ALTERED);
+    let value = decrypt(&opened.own, &format!("{FORMAT}\n{record}"), opened.sealed).ok_or_else(altered)?;
+    std::str::from_utf8(&value).map(Secret::new).map_err(|_not_repeated| altered())
+}
+
+/// The same value under the newest key; none where that seals it already. The value is not opened.
+fn seal_anew(keys: &[KeyEncryptionKey], record: &str, text: &str) -> Result<Option<String>> {
+    let opened = own_key(keys, record, text)?;
+    let Some(newest) = keys.last().filter(|newest| newest.id != opened.id) else { return Ok(None) };
+    let wrapped = encrypt(&newest.bytes()?, &format!("{FORMAT}\n{}\n{record}", newest.id), &opened.own)?;
+    Ok(Some(format!("{FORMAT}.{}.{wrapped}.{}", newest.id, opened.sealed)))
+}
+
+const ALTERED: &str = "it was altered, or belongs to something else";
+
+fn refused(record: &str, why: &str) -> Error {
+    Error::new(Code::StateDamaged, format!("What is sealed for {record} cannot be opened: {why}"))
+        .advise("Put back the secrets.json that belongs to this state, or give the value again.")
+}
+
+/// The parts of a sealed text, its own key opened.
+struct Opened<'a> {
+    id: &'a str,
+    own: Zeroizing<Vec<u8>>,
+    sealed: &'a str,
+}
+
+fn own_key<'a>(keys: &[KeyEncryptionKey], record: &str, text: &'a str) -> Result<Opened<'a>> {
     let parts: Vec<&str> = text.split('.').collect();
-    let &[format, id, wrapped, sealed] = parts.as_slice() else { return Err(refused("it is not whole")) };
+    let &[format, id, wrapped, sealed] = parts.as_slice() else {
+        return Err(refused(record, "it is not whole"));
+    };
     if format != FORMAT {
         let message = format!("What is sealed for {record} has a form that this version does not know");
         return Err(Error::new(Code::StateUnsupported, message));
     }
-    let key = keys.iter().find(|k| k.id == id).ok_or_else(|| refused("its key is not in the secrets"))?;
-    let altered = || refused("it was altered, or belongs to something else");
-    let own = decrypt(&key.bytes()?, &format!("{FORMAT}\n{id}\n{record}"), wrapped).ok_or_else(altered)?;
-    let value = decrypt(&own, &format!("{FORMAT}\n{record}"), sealed).ok_or_else(altered)?;
-    std::str::from_utf8(&value).map(Secret::new).map_err(|_not_repeated| altered())
+    let key = keys.iter().find(|k| k.id == id);
+    let key = key.ok_or_else(|| refused(record, "its key is not in the secrets"))?;
+    let own = decrypt(&key.bytes()?, &format!("{FORMAT}\n{id}\n{record}"), wrapped);
+    Ok(Opened { id, own: own.ok_or_else(|| refused(record, ALTERED))?, sealed })
 }
 
 fn encrypt(key: &[u8], about: &str, plain: &[u8]) -> Result<String> {
@@ -132,8 +165,8 @@ impl Engine {
         Ok(secrets)
     }
 
-    /// Seals a value for the record of that name.
-    pub(crate) fn seal_value(&self, record: &str, value: &Secret) -> Result<String> {
+    /// The keys to seal with; the first is made where there is none.
+    pub(crate) fn sealing_keys(&self) -> Result<Vec<KeyEncryptionKey>> {
         let secrets = self.secrets_with(
             |s| !s.key_encryption_keys.is_empty(),
             |s| {
@@ -141,14 +174,93 @@ impl Engine {
                 Ok(())
             },
         )?;
-        seal(&secrets.key_encryption_keys, record, value)
+        Ok(secrets.key_encryption_keys)
+    }
+
+    /// Seals a value for the record of that name.
+    pub(crate) fn seal_value(&self, record: &str, value: &Secret) -> Result<String> {
+        seal(&self.sealing_keys()?, record, value)
     }
 
     /// Opens a value that was sealed for the record of that name.
     pub(crate) fn open_value(&self, record: &str, sealed: &str) -> Result<Secret> {
-        let secrets = Secrets::load(&self.state)?;
-        let keys = secrets.map(|s| s.key_encryption_keys).unwrap_or_default();
-        open(&keys, record, sealed)
+        open(&opening_keys(&self.state)?, record, sealed)
+    }
+
+    /// Makes a new key-encryption key and seals everything with it that the catalog holds sealed. Older keys stay in
+    /// the secrets.
+    pub fn rotate_key(&self) -> Result<Rotated> {
+        self.secrets()?;
+        let keys = {
+            let _lock = self.set_up_lock()?;
+            let mut secrets = self.secrets()?;
+            secrets.key_encryption_keys.push(KeyEncryptionKey::new()?);
+            secrets.update(&*self.fs, &self.state)?;
+            secrets.key_encryption_keys
+        };
+        let mut left = Vec::new();
+        let resealed = match self.has_catalog() {
+            false => 0,
+            true => self.catalog()?.reseal(&mut |record, text| {
+                // One that cannot be opened must not hinder the others.
+                seal_anew(&keys, &name_of(record), text).or_else(|e| {
+                    left.push(LeftSealed { what: shown(record), code: e.code(), reason: e.message().into() });
+                    Ok(None)
+                })
+            })?,
+        };
+        let key = keys.last().map(|k| k.id.clone()).unwrap_or_default();
+        Ok(Rotated { key, keys: keys.len(), resealed, left })
+    }
+}
+
+/// What became of making a new key-encryption key.
+#[derive(Clone, Debug, Serialize)]
+pub struct Rotated {
+    /// The id of the new key.
+    pub key: String,
+    /// How many keys there are now.
+    pub keys: usize,
+    /// How many values were sealed anew.
+    pub resealed: u64,
+    /// Values that cannot be opened, which stay as they are.
+    pub left: Vec<LeftSealed>,
+}
+
+/// A sealed value that cannot be opened.
+#[derive(Clone, Debug, Serialize)]
+pub struct LeftSealed {
+    /// Of what.
+    pub what: String,
+    /// The stable code.
+    pub code: Code,
+    /// Why not.
+    pub reason: String,
+}
+
+/// The keys that open, in a state folder; none where it has no secrets.
+pub(crate) fn opening_keys(state: &std::path::Path) -> Result<Vec<KeyEncryptionKey>> {
+    Ok(Secrets::load(state)?.map(|s| s.key_encryption_keys).unwrap_or_default())
+}
+
+/// The name that a record is sealed for.
+fn name_of(record: &SealedRecord) -> String {
+    match record {
+        SealedRecord::Container { name } => containers::record_of(name),
+        SealedRecord::Setting { app, slot, kind, name } => settings::record_of(app, slot, *kind, name),
+    }
+}
+
+/// A record in words.
+fn shown(record: &SealedRecord) -> String {
+    match record {
+        SealedRecord::Container { name } => format!("container `{name}`"),
+        SealedRecord::Setting { app, kind: SettingKind::Setting, name, .. } => {
+            format!("setting `{name}` of app `{app}`")
+        }
+        SealedRecord::Setting { app, kind: SettingKind::Connection, name, .. } => {
+            format!("connection string `{name}` of app `{app}`")
+        }
     }
 }
 
@@ -189,6 +301,22 @@ mod tests {
                 assert!(!format!("{e:?}{}", e.advice()).contains("s3cret"));
             }
         }
+    }
+
+    #[test]
+    fn a_value_is_sealed_anew_for_its_record_alone_and_then_needs_the_newest_key_alone() {
+        let mut keys = vec![KeyEncryptionKey::new().unwrap()];
+        let value = Secret::new("s3cret");
+        let old = seal(&keys, "a", &value).unwrap();
+        assert_eq!(seal_anew(&keys, "a", &old).unwrap(), None);
+        keys.push(KeyEncryptionKey::new().unwrap());
+        let new = seal_anew(&keys, "a", &old).unwrap().unwrap();
+        assert_eq!(open(&keys[1..], "a", &new).unwrap(), value);
+        assert_eq!(open(&keys, "a", &old).unwrap(), value);
+        assert_eq!(open(&keys[1..], "a", &old).unwrap_err().code(), Code::StateDamaged);
+        assert_eq!(open(&keys, "b", &new).unwrap_err().code(), Code::StateDamaged);
+        assert_eq!(seal_anew(&keys, "b", &old).unwrap_err().code(), Code::StateDamaged);
+        assert_eq!(seal_anew(&keys, "a", &new).unwrap(), None);
     }
 
     #[test]

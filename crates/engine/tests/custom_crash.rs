@@ -27,6 +27,7 @@ fn take(engine: &Engine, dir: &Path, name: &str) -> Result<()> {
         container: shelf.to_str().unwrap(),
         name: Some(name),
         seal: &SealBy::Server,
+        databases: true,
         occasion: Occasion::Manual,
     };
     engine.custom_backup(&request, &Silent, &Cancel::new()).map(drop)

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use backstay_engine::{
-    BackupRequest, Engine, InPlace, RestoreRequest, Selector, Setup, SystemClock, phase_name,
+    BackupRequest, Engine, InPlace, NewHome, RestoreRequest, Selector, Setup, SystemClock, phase_name,
 };
 use backstay_model::{AppName, Cancel, Code, Phase, Problem, Progress, Result, Silent};
 use backstay_testing::quick_dir;
@@ -571,7 +571,7 @@ fn a_new_app_is_there_whole_or_not_at_all() {
     let work = |engine: &Engine, progress: &dyn Progress| {
         let point = oldest(engine)?;
         let request = RestoreRequest { app: "app", point: &point, paths: &[] };
-        engine.restore_to_new_app(&request, &name, None, progress, &Cancel::new()).map(drop)
+        engine.restore_to_new_app(&request, &name, &NewHome::default(), progress, &Cancel::new()).map(drop)
     };
     let stopped = |place: &Place, faulty: &Arc<Faulty>| {
         let watch = Watch(faulty, "new app");

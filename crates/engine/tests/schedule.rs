@@ -141,6 +141,7 @@ fn backups_are_taken_go_by_age_and_are_made_up_for_once() {
         container: "shelf",
         name: Some("by-hand"),
         seal: &SealBy::Server,
+        databases: true,
         occasion: Occasion::Manual,
     };
     world.engine().custom_backup(&by_hand, &Silent, &Cancel::new()).unwrap();

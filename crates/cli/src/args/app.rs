@@ -169,6 +169,12 @@ pub struct AppFlags {
     /// Line of the shell that runs after a restore ("" for none)
     #[arg(long, value_name = "LINE", help_heading = "Hooks")]
     pub after_restore: Option<String>,
+    /// Line of the shell that holds the app's writing still while the snapshots of its databases are begun ("" for none)
+    #[arg(long, value_name = "LINE", help_heading = "Hooks")]
+    pub quiesce: Option<String>,
+    /// Line of the shell that lets the app write again; runs whatever has happened ("" for none)
+    #[arg(long, value_name = "LINE", help_heading = "Hooks")]
+    pub resume: Option<String>,
     /// Time for each of the hooks (5m)
     #[arg(long, value_name = "TIME", help_heading = "Hooks")]
     pub hook_timeout: Option<String>,
@@ -190,6 +196,25 @@ pub struct AppFlags {
     /// Whether a restore in place is taken back when the app is not healthy afterwards
     #[arg(long, value_name = "on|off", help_heading = "Protection")]
     pub undo_on_unhealthy: Option<Switch>,
+    /// Whether its linked databases are in its points
+    #[arg(long, value_name = "on|off", help_heading = "Databases")]
+    pub databases: Option<Switch>,
+    /// How often they are in automatic points (every hour, those of more than 2 GB every 6h; "" for that)
+    #[arg(long, value_name = "TIME", help_heading = "Databases")]
+    pub databases_every: Option<String>,
+    /// Connection whose database is left out; replaces those set before (may be given several times; "" for none)
+    #[arg(long, value_name = "NAME", help_heading = "Databases")]
+    pub without_database: Vec<String>,
+    /// Which tables get a hash of their content in the record of a dump: none, affordable (small ones), all
+    #[arg(long, value_name = "WHICH", help_heading = "Databases")]
+    pub database_hashes: Option<String>,
+    /// Query that lists paths relative to FOLDER of the home, to be compared after backups and restores; replaces those set
+    /// before (may be given several times)
+    #[arg(long, num_args = 3, value_names = ["CONNECTION", "QUERY", "FOLDER"], help_heading = "Databases", conflicts_with = "no_references")]
+    pub reference: Vec<String>,
+    /// Compare nothing but what is known of WordPress
+    #[arg(long, help_heading = "Databases")]
+    pub no_references: bool,
     /// Text to replace in a new app made from a point: FILE is relative to the home (`*`, `?`, `**`), {app} and {home}
     /// stand for name and home; replaces the rules set before (may be given several times)
     #[arg(long, num_args = 3, value_names = ["FILE", "FROM", "TO"], help_heading = "New apps from points", conflicts_with = "no_replace")]

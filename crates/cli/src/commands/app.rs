@@ -3,7 +3,7 @@
 mod flags;
 
 use backstay_engine::{AppDetails, AppState, Engine, NewApp, Operated, parse_duration};
-use backstay_model::app::{AppConfig, Check, Moment, Runtime};
+use backstay_model::app::{AppConfig, Check, Databases, Hashes, Moment, Runtime};
 use backstay_model::{AppName, Result};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -234,6 +234,13 @@ fn details(app: &AppDetails) -> Vec<(&'static str, String)> {
         }
     }
     rows.push(("Automatic", automatic(config)));
+    rows.extend(databases(&config.databases));
+    rows.extend(
+        config
+            .references
+            .iter()
+            .map(|r| ("References", format!("{} in {}: {}", r.connection, r.folder, r.query))),
+    );
     rows.push(("RPO", duration(config.rpo)));
     rows.extend(config.excludes.iter().map(|path| ("Left out", path.clone())));
     if config.filter_automatic {
@@ -248,6 +255,24 @@ fn details(app: &AppDetails) -> Vec<(&'static str, String)> {
     rows.push(("Group, plan", format!("{}, {}", config.resource_group, config.plan)));
     let newest = app.newest.map(|t| format!(", newest {}", time(t))).unwrap_or_default();
     rows.push(("Points", format!("{}{newest}", app.points)));
+    rows
+}
+
+/// What differs from the default about databases.
+fn databases(databases: &Databases) -> Vec<(&'static str, String)> {
+    let mut rows = Vec::new();
+    if !databases.take {
+        rows.push(("Databases", "not in its points".to_owned()));
+    }
+    rows.extend(
+        databases.every.map(|every| ("Databases", format!("every {} in automatic points", duration(every)))),
+    );
+    rows.extend(databases.without.iter().map(|name| ("Databases", format!("without that of `{name}`"))));
+    match databases.hashes {
+        Some(Hashes::None) => rows.push(("Databases", "rows counted, content not hashed".to_owned())),
+        Some(Hashes::All) => rows.push(("Databases", "content of all tables hashed".to_owned())),
+        Some(Hashes::Affordable) | None => {}
+    }
     rows
 }
 

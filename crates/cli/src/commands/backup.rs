@@ -1,10 +1,10 @@
 //! `backstay backup`
 
-use backstay_engine::{BackupReport, BackupRequest, Engine, Places, problem_name};
+use backstay_engine::{BackupReport, BackupRequest, Engine, Places, SavedDatabase, problem_name};
 use backstay_model::{AppName, Code, Result};
 
 use crate::args;
-use crate::commands::custom;
+use crate::commands::{connection, custom};
 use crate::failure::{partial, say};
 use crate::out::Out;
 use crate::progress::Meter;
@@ -17,12 +17,24 @@ pub fn run(engine: &Engine, args: &args::Backup, out: &mut Out) -> Result<u8> {
         return custom::take(engine, args, container, out);
     }
     let name = args.app.as_deref().map(str::parse::<AppName>).transpose()?;
+    let adopted = match args.no_databases {
+        false => connection::before_first_backup(engine, (&args.target, name.as_ref()), args.yes)?,
+        true => None,
+    };
     let cancel = signals::watch()?;
-    let report = {
+    let mut report = {
         let meter = Meter::start();
-        let request = BackupRequest { named: name.as_ref(), ..BackupRequest::of(&args.target) };
+        let request = BackupRequest {
+            named: name.as_ref(),
+            databases: !args.no_databases,
+            ..BackupRequest::of(&args.target)
+        };
         engine.backup(&request, &meter, &cancel)?
     };
+    if let Some(adopted) = adopted {
+        report.new_app = true;
+        report.first_run = report.first_run.or(adopted.first_run);
+    }
     out.either(&report, text)?;
     // The data is on its way before anything about it is said on the other stream.
     out.finish()?;
@@ -63,10 +75,27 @@ fn text(report: &BackupReport) -> String {
             number(report.files_unchanged)
         ));
     }
+    for database in &report.databases {
+        lines.push_str(&format!("Database {}\n", saved(database)));
+    }
     if let Some(filter) = report.filter.as_ref().filter(|f| f.left_out > 0) {
         lines.push_str(&format!("{} left out by the filter\n", count(filter.left_out, "path")));
     }
     lines
+}
+
+/// A database that is in a point, in a line.
+pub fn saved(database: &SavedDatabase) -> String {
+    let version = database.version.as_deref().unwrap_or(&database.kind);
+    let of = format!("`{}` of connection `{}` ({version})", database.name, database.connection);
+    match &database.dump {
+        Some(dump) => {
+            let rows: u64 = dump.tables.iter().map(|t| t.rows).sum();
+            let tables = u64::try_from(dump.tables.len()).unwrap_or(u64::MAX);
+            format!("{of}: {}, {}, {}", count(tables, "table"), count(rows, "row"), size(dump.bytes))
+        }
+        None => of,
+    }
 }
 
 /// What a first run made, and what a person must know about it.

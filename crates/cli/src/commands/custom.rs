@@ -67,6 +67,7 @@ pub fn take(engine: &Engine, args: &args::Backup, container: &str, out: &mut Out
             container,
             name: args.name.as_deref(),
             seal: &seal,
+            databases: !args.no_databases,
             occasion: Occasion::Manual,
         };
         engine.custom_backup(&request, &meter, &cancel)?

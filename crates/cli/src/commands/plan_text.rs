@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use backstay_engine::change::{Action, ChangePlan, Extent, Step};
-use backstay_engine::{InPlaceReport, Kind, PointRecord, RestorePlan, escape};
+use backstay_engine::{DatabasePlan, InPlaceReport, Kind, PointRecord, RestorePlan, SettingsDiff, escape};
 use backstay_model::Origin;
 
 use crate::text::{count, duration, number, size, time};
@@ -18,7 +18,7 @@ const SHOWN: usize = 30;
 pub fn plan(plan: &RestorePlan) -> String {
     let mut text = format!("Restore of `{}` to {}\nin {}\n", plan.app, goal(plan), plan.home);
     let changes = &plan.changes;
-    if changes.is_empty() {
+    if plan.is_empty() {
         text.push_str("Nothing differs: there is nothing to do.\n");
     }
     list(&mut text, changes.steps.iter().map(step));
@@ -39,7 +39,11 @@ pub fn plan(plan: &RestorePlan) -> String {
         list(&mut text, changes.conflicts.iter().map(line));
     }
     text.push_str(&totals(changes));
-    if !changes.is_empty() {
+    databases(&mut text, &plan.databases);
+    if let Some(settings) = &plan.settings {
+        settings_lines(&mut text, settings);
+    }
+    if !plan.is_empty() {
         if plan.stops {
             text.push_str("The app runs: it is stopped, and started again afterwards.\n");
         }
@@ -55,7 +59,7 @@ pub fn plan(plan: &RestorePlan) -> String {
 /// What was done, as text.
 pub fn done(report: &InPlaceReport) -> String {
     let plan = &report.plan;
-    if plan.changes.is_empty() {
+    if plan.is_empty() {
         return format!("`{}` is at {} already: nothing was changed", plan.app, goal(plan));
     }
     let span = |seconds: f64| duration(Duration::try_from_secs_f64(seconds).unwrap_or_default());
@@ -63,7 +67,17 @@ pub fn done(report: &InPlaceReport) -> String {
         false => format!("`{}` is at {}", plan.app, goal(plan)),
         true => format!("`{}` is as it was before", plan.app),
     };
-    let _infallible = write!(text, ": {}, {}", tallies(&plan.changes), span(report.seconds));
+    let files = tallies(&plan.changes);
+    let files = if files.is_empty() { "no file changed" } else { &files };
+    let _infallible = write!(text, ": {files}, {}", span(report.seconds));
+    if !plan.databases.is_empty() {
+        let names: Vec<String> = plan.databases.iter().map(|d| format!("`{}`", d.connection)).collect();
+        let word = if names.len() == 1 { "database" } else { "databases" };
+        let _infallible = write!(text, ", with the {word} of {}", names.join(", "));
+    }
+    if plan.settings.is_some() {
+        text.push_str(", with settings");
+    }
     if let Some(downtime) = report.downtime_seconds {
         let _infallible = write!(text, ", stopped for {}", span(downtime));
     }
@@ -73,6 +87,30 @@ pub fn done(report: &InPlaceReport) -> String {
         _ => {}
     }
     text
+}
+
+fn databases(text: &mut String, databases: &[DatabasePlan]) {
+    for database in databases {
+        let tables = u64::try_from(database.tables).unwrap_or(u64::MAX);
+        let _infallible = writeln!(
+            text,
+            "Database of `{}`, as it was at {}: {}, {}, {}, into {}",
+            database.connection,
+            time(database.snapshot),
+            count(tables, "table"),
+            count(database.rows, "row"),
+            size(database.bytes),
+            database.target
+        );
+        list(text, database.steps.iter().map(|step| format!("     {step}")));
+    }
+}
+
+fn settings_lines(text: &mut String, settings: &SettingsDiff) {
+    text.push_str("Settings and connection strings:\n");
+    for (names, sign) in [(&settings.added, '+'), (&settings.changed, 'M'), (&settings.removed, '-')] {
+        list(text, names.iter().map(|it| format!("  {sign}  {} ({})", it.name, it.kind)));
+    }
 }
 
 /// Where a plan leads, in words.

@@ -4,11 +4,12 @@ use std::io::Write as _;
 
 use backstay_engine::{
     Change, Compared, CustomView, DamagedSnapshot, Difference, Engine, FileEntry, Listing, PointDetails,
-    PointOrCustom, PointRecord, Selector, problem_name, shown_path,
+    PointOrCustom, PointRecord, Selector, Waiting, problem_name, shown_path,
 };
 use backstay_model::{Cancel, Code, Error, Origin, Problem, ProblemKind, Result};
 use serde::Serialize;
 
+use crate::commands::backup::saved;
 use crate::commands::custom::{self, status};
 use crate::failure::{partial, say};
 use crate::out::Out;
@@ -171,7 +172,12 @@ fn details_text(details: &PointDetails) -> String {
         rows.extend(
             manifest.archive.iter().map(|a| ("Archive", format!("{}, SHA-256 {}", a.name, a.sha256))),
         );
-        rows.extend(manifest.databases.iter().map(|d| ("Database", d.file.clone())));
+        rows.extend(manifest.databases.iter().map(|d| ("Database", saved(d))));
+        rows.extend(manifest.waiting.iter().map(|w| ("Database", waiting(w))));
+        rows.extend(manifest.sqlite.iter().map(|path| ("SQLite", path.clone())));
+        if !manifest.databases.is_empty() || !manifest.sqlite.is_empty() {
+            rows.push(("Moment", manifest.consistency.clone()));
+        }
         let shown = manifest.problems.iter().take(100);
         rows.extend(shown.map(|p| ("Note", format!("{}: {} ({})", p.path, problem_name(p.kind), p.detail))));
         if manifest.problems.len() > 100 {
@@ -179,6 +185,11 @@ fn details_text(details: &PointDetails) -> String {
         }
     }
     rows.iter().map(|(name, value)| format!("{name:<12}{value}\n")).collect()
+}
+
+/// A database that a point does not have, and the one that has it.
+fn waiting(it: &Waiting) -> String {
+    format!("{}: not in this point, the last one that has it is {}", it.connection, it.point.short())
 }
 
 /// The entries of a folder in a point. Long lists are written as they are read.

@@ -6,11 +6,12 @@
 use std::path::Path;
 
 use backstay_engine::{
-    ArchiveSource, Engine, InPlace, InPlaceReport, RestorePlan, RestoreReport, RestoreRequest, Selector,
+    ArchiveSource, Elsewhere, Engine, InPlace, InPlaceReport, NewHome, RestorePlan, RestoreReport,
+    RestoreRequest, Selector,
 };
 use backstay_model::{AppName, Code, Error, Result};
 
-use super::{archive, plan_text};
+use super::{archive, places, plan_text};
 use crate::args;
 use crate::ask;
 use crate::failure::{partial, say};
@@ -73,13 +74,27 @@ fn restore(
     args: &args::Restore,
     out: &mut Out,
 ) -> Result<u8> {
+    let elsewhere = places::read(&args.beside.databases)?;
     match (to, args.directory.as_deref()) {
-        (Some(name), home) if !known => new_app(engine, request, name, home, args, out),
+        (Some(name), home) if !known => {
+            let how = NewHome {
+                home,
+                databases: args.beside.with_databases,
+                elsewhere: &elsewhere,
+                settings: !args.beside.content_only,
+            };
+            new_app(engine, request, name, &how, args, out)
+        }
         (Some(_), Some(_)) => {
             Err(Error::new(Code::Usage, "--directory goes with --to only for the home of a new app"))
         }
+        (None, Some(_)) if args.beside.with_databases => {
+            Err(Error::new(Code::Usage, "--with-databases is for apps, not for folders").advise(
+                "`backstay cat APP POINT` and `backstay export` bring the dumps out. With --to NAME the folder becomes a new app.",
+            ))
+        }
         (None, Some(directory)) => to_directory(engine, request, directory, args, out),
-        (target, None) => in_place(engine, request, target, args, out),
+        (target, None) => in_place(engine, request, target, &elsewhere, args, out),
     }
 }
 
@@ -103,7 +118,7 @@ fn new_app(
     engine: &Engine,
     request: &RestoreRequest<'_>,
     name: &AppName,
-    home: Option<&Path>,
+    how: &NewHome<'_>,
     args: &args::Restore,
     out: &mut Out,
 ) -> Result<u8> {
@@ -111,7 +126,7 @@ fn new_app(
     let cancel = signals::watch()?;
     let report = {
         let meter = Meter::start();
-        engine.restore_to_new_app(request, name, home, &meter, &cancel)?
+        engine.restore_to_new_app(request, name, how, &meter, &cancel)?
     };
     let status = show_filled(&report, out)?;
     say(format!(
@@ -134,6 +149,7 @@ fn in_place(
     engine: &Engine,
     request: &RestoreRequest<'_>,
     target: Option<&AppName>,
+    elsewhere: &[Elsewhere],
     args: &args::Restore,
     out: &mut Out,
 ) -> Result<u8> {
@@ -141,6 +157,9 @@ fn in_place(
         target,
         safety_point: !args.no_safety_point,
         undo_on_unhealthy: args.undo_on_unhealthy.then_some(true),
+        databases: args.beside.with_databases,
+        elsewhere,
+        settings: !args.beside.content_only,
     };
     let cancel = signals::watch()?;
     let plan = |request: &RestoreRequest<'_>| {
@@ -196,7 +215,7 @@ fn show_plan(plan: &RestorePlan, out: &mut Out) -> Result<u8> {
 /// Shows a plan and asks.
 fn agree(plan: &RestorePlan) -> Result<()> {
     say(plan_text::plan(plan).trim_end());
-    if plan.changes.is_empty() && plan.changes.conflicts.is_empty() {
+    if plan.is_empty() && plan.changes.conflicts.is_empty() {
         return Ok(());
     }
     ask::confirm(&format!("Change `{}` as shown?", plan.app), false)
@@ -205,7 +224,7 @@ fn agree(plan: &RestorePlan) -> Result<()> {
 fn show_done(report: &InPlaceReport, out: &mut Out) -> Result<u8> {
     out.either(report, plan_text::done)?;
     out.finish()?;
-    if report.plan.changes.is_empty() {
+    if report.plan.is_empty() {
         return Ok(0);
     }
     if let Some(safety) = report.safety.as_ref().filter(|_| !report.taken_back) {

@@ -81,6 +81,24 @@ fn every_command_keeps_its_shape() {
     all.push_str(&told("job log ID", &world.json(&["job", "log", &job])));
     let passphrase = "correct horse battery\n";
     let parse = |ran: crate::Ran| serde_json::from_str::<Value>(&ran.ok().stdout).unwrap();
+    world.write("blog/.env", b"DATABASE_URL=mysql://web:p@db/shop\nDB_URL=${HIDDEN}\n");
+    for (words, input) in [
+        ("setting set blog A", "x"),
+        ("setting list blog", ""),
+        ("setting list blog --reveal", ""),
+        ("setting delete blog A --yes", ""),
+        ("setting rotate-key", ""),
+        ("connection set blog DB", "mysql://web:p@db/shop"),
+        ("connection list blog", ""),
+        ("connection list blog --reveal", ""),
+        ("connection delete blog DB --yes", ""),
+        ("connection set blog Cache", "redis://cache"),
+        ("connection check blog", ""),
+        ("connection discover blog", ""),
+    ] {
+        let args: Vec<&str> = words.split(' ').chain(["--json"]).collect();
+        all.push_str(&told(words, &parse(world.run_with("home", &args, input))));
+    }
     all.push_str(&told(
         "kit export FILE",
         &parse(world.run_with("home", &["kit", "export", "k", "--json"], passphrase)),

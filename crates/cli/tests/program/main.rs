@@ -23,6 +23,7 @@ mod points;
 mod recover;
 mod retention;
 mod serve;
+mod settings;
 mod texts;
 mod together;
 mod vault;

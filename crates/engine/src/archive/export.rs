@@ -324,6 +324,7 @@ fn database(saved: &crate::manifest::SavedDatabase) -> Database {
         kind: saved.kind.clone(),
         version: saved.version.clone(),
         file: saved.file.clone(),
+        record: saved.dump.as_ref().and_then(|dump| serde_json::to_string(dump).ok()),
     }
 }
 

@@ -149,7 +149,7 @@ impl Engine {
         job: &Running<'_>,
     ) -> Result<(ImportReport, String)> {
         let id = point_id(&sound, app);
-        let settings = self.settings(&sound.contents, request.passphrase)?;
+        let settings = self.settings_in_archive(&sound.contents, request.passphrase)?;
         let there = self.find_copy(points, app, id, &sound);
         if let Some((record, before)) = &there {
             let sealed =
@@ -255,7 +255,7 @@ impl Engine {
     }
 
     /// The settings in an archive, opened where something opens them.
-    fn settings(&self, contents: &Contents, passphrase: Option<&Secret>) -> Result<Settings> {
+    fn settings_in_archive(&self, contents: &Contents, passphrase: Option<&Secret>) -> Result<Settings> {
         let named = contents.manifest().and_then(|m| m.settings.as_ref());
         let is_settings = |name: &str| match named {
             Some(settings) => settings.file == name,
@@ -335,6 +335,10 @@ impl Engine {
             filter: None,
             sparse: Vec::new(),
             databases: Vec::new(),
+            waiting: Vec::new(),
+            sqlite: Vec::new(),
+            consistency: String::new(),
+            steps: Vec::new(),
             archive: None,
         };
         if let Some(told) = sound.contents.manifest() {
@@ -505,6 +509,7 @@ fn saved_database(told: &backstay_archive::Database) -> SavedDatabase {
         kind: printable(&told.kind),
         version: told.version.as_deref().map(printable),
         file: printable(&told.file),
+        dump: told.record.as_deref().and_then(|record| serde_json::from_str(record).ok()),
     }
 }
 

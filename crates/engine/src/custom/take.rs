@@ -14,7 +14,6 @@ use backstay_archive::{
     place as objects, seal,
 };
 use backstay_catalog::{App, CustomChanges};
-use backstay_model::app::AppConfig;
 use backstay_model::{
     AppName, Cancel, Code, CustomBackup, Error, JobId, JobKind, Occasion, Origin, Phase, PointId,
     PointStatus, Problem, Progress, Result, Signer,
@@ -24,6 +23,7 @@ use backstay_tree::path::escape;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::databases;
 use super::filter::Asked;
 use super::leftovers::first_line;
 use crate::adopt::Subject;
@@ -40,8 +40,6 @@ use crate::recover::Places;
 use crate::secrets::{Secrets, random};
 use crate::state::Engine;
 
-/// The version of the settings in an archive.
-const SETTINGS: u32 = 1;
 /// So many numbers are tried behind a default name that is in use.
 const VERSIONS: u32 = 99;
 /// Most problems that are written into the log; all of them are in the manifest.
@@ -60,6 +58,8 @@ pub struct CustomRequest<'a> {
     pub name: Option<&'a str>,
     /// By what the app's settings are sealed.
     pub seal: &'a SealBy,
+    /// Whether the linked databases are to be in it.
+    pub databases: bool,
     /// Who asks for it.
     pub occasion: Occasion,
 }
@@ -101,15 +101,6 @@ impl CustomReport {
     }
 }
 
-/// The settings as they lie in an archive.
-#[derive(Serialize)]
-struct AppSettings<'a> {
-    backstay_settings: u32,
-    app: &'a AppName,
-    kind: &'a str,
-    config: &'a AppConfig,
-}
-
 /// What a backup is made of.
 struct Work<'a> {
     job: &'a Running<'a>,
@@ -118,6 +109,7 @@ struct Work<'a> {
     home: &'a Path,
     secrets: &'a Secrets,
     seal: &'a Seal,
+    databases: bool,
     occasion: Occasion,
 }
 
@@ -139,6 +131,7 @@ struct Packed {
     ended: Timestamp,
     problems: Vec<Problem>,
     filter: FilterRecord,
+    databases: databases::Packed,
 }
 
 impl Engine {
@@ -172,6 +165,7 @@ impl Engine {
                     home: &home,
                     secrets: &secrets,
                     seal: &seal,
+                    databases: request.databases,
                     occasion: request.occasion,
                 };
                 let taken = self.take_custom(&work, &subject, chosen.as_ref());
@@ -263,6 +257,7 @@ impl Engine {
         let (counts, id) = (content(&written.entries), PointId::from_bytes(random()?));
         let files =
             Step { what: "files".to_owned(), started: packed.reading, ended: packed.ended, position: None };
+        let consistency = consistency(&packed.databases, files);
         let manifest = Manifest {
             program: PROGRAM.to_owned(),
             app: work.app.name.to_string(),
@@ -274,8 +269,8 @@ impl Engine {
             host_names: Vec::new(),
             started,
             ended: packed.ended,
-            consistency: Consistency { class: "files-only".to_owned(), steps: vec![files] },
-            databases: Vec::new(),
+            consistency,
+            databases: packed.databases.databases,
             settings: Some(packed.settings),
             filter: packed.filter.rules.clone(),
             problems: packed.problems,
@@ -316,15 +311,10 @@ impl Engine {
         mut problems: Vec<Problem>,
     ) -> Result<(Packed, Written)> {
         let job = work.job;
-        let settings = settings(work)?;
+        let settings = settings(work, &self.settings_document_for_archive(work.app)?)?;
         let app_filter = filter::load(&*self.fs, work.home, &work.app.config.excludes)?;
         let asked = Asked::new(app_filter.filter.clone());
         let before = self.catalog()?.custom_backups(Some(&work.app.name))?.into_iter().next();
-        job.phase(Phase::Reading);
-        if let Some(before) = &before {
-            job.expect(before.files, before.bytes);
-        }
-        let reading = self.clock.now();
         let plan = &work.app.config.plan;
         let limit = self.limits(plan).custom;
         if let Some(limit) = limit {
@@ -332,10 +322,20 @@ impl Engine {
             estimate(&self.live(work)?.leave_out(|path, _| filter.leaves_out(path)), plan, limit)?;
         }
         let mut zip = Writer::new(objects::Zip::begin(&*work.container.storage, name)?, Options::default())?;
-        let live = self.live(work)?.leave_out(|path, _| asked.leaves_out(path));
         let metered = Metered::new(job, job.cancel(), limit);
-        metered.judge(plan, zip.add(&live, &metered, job.cancel()))?;
         let time = FileTime { secs: started.as_second(), nanos: 0 };
+        let mut databases = match work.databases {
+            true => self.pack_databases(job, work.app, &metered, &mut zip, time)?,
+            false => databases::Packed::default(),
+        };
+        problems.append(&mut databases.problems);
+        job.phase(Phase::Reading);
+        if let Some(before) = &before {
+            job.expect(before.files, before.bytes);
+        }
+        let reading = self.clock.now();
+        let live = self.live(work)?.leave_out(|path, _| asked.leaves_out(path));
+        metered.judge(plan, zip.add(&live, &metered, job.cancel()))?;
         let stream = Stream::new(settings.file, time, std::io::Cursor::new(settings.bytes));
         zip.add(&stream, &Metered::new(job, job.cancel(), None), job.cancel())?;
         let (out, mut written) = zip.finish(time)?;
@@ -347,7 +347,7 @@ impl Engine {
         job.still_ours()?;
         out.commit()?;
         let settings = Settings { file: settings.file.to_owned(), sealed: settings.sealed };
-        Ok((Packed { settings, reading, ended, problems, filter }, written))
+        Ok((Packed { settings, reading, ended, problems, filter, databases }, written))
     }
 
     /// Makes it a backup. A process that was frozen between its look at the lease and the last write may have lost its zip
@@ -400,6 +400,13 @@ pub(super) fn content(entries: &[backstay_archive::EntryRecord]) -> (u64, u64) {
     files.fold((0, 0), |(files, bytes), e| (files + 1, bytes + e.size))
 }
 
+/// What was read when. In a zip the databases come first.
+fn consistency(databases: &databases::Packed, files: Step) -> Consistency {
+    let class = if databases.databases.is_empty() { "files-only" } else { "database-first" };
+    let steps = databases.steps.iter().cloned().chain([files]).collect();
+    Consistency { class: class.to_owned(), steps }
+}
+
 /// A container in which the home itself lies, or is the home, would hold its own backups.
 fn refuse_inside_out(container: &OpenContainer, home: &Path) -> Result<()> {
     let Some(folder) = place::local(&container.address) else { return Ok(()) };
@@ -441,13 +448,8 @@ fn reserve(
 }
 
 /// The settings of the app, sealed as they are to be.
-fn settings(work: &Work<'_>) -> Result<seal::SealedSettings> {
-    let app = work.app;
-    let all =
-        AppSettings { backstay_settings: SETTINGS, app: &app.name, kind: &app.kind, config: &app.config };
-    let json = serde_json::to_vec_pretty(&all)
-        .map_err(|e| Error::new(Code::Internal, "The settings cannot be written").because(e))?;
-    seal::seal(&json, work.seal)
+fn settings(work: &Work<'_>, document: &[u8]) -> Result<seal::SealedSettings> {
+    seal::seal(document, work.seal)
 }
 
 /// What is to be told about the filter, and what the manifest says of it.

@@ -48,6 +48,12 @@ pub(super) fn begin(engine: &Engine, app: &AppName, target: &Target, job: JobId)
     private::replace(&*engine.fs, &folder, &name(job), &bytes)
 }
 
+/// The jobs whose new apps have not arrived yet.
+pub(super) fn pending(engine: &Engine) -> Vec<JobId> {
+    let entries = std::fs::read_dir(engine.state.join(FOLDER)).into_iter().flatten().flatten();
+    entries.filter_map(|e| e.file_name().to_str()?.strip_suffix(".json")?.parse().ok()).collect()
+}
+
 /// The app is known, or nothing of it is left.
 pub(super) fn end(engine: &Engine, job: JobId) {
     let removed = engine.fs.open_root(&engine.state.join(FOLDER));
@@ -107,7 +113,7 @@ pub(super) fn resume(engine: &Engine) -> Result<Vec<Resumed>> {
         let (Some(directory), Some(fill)) = (unescape(&note.directory), unescape(&note.fill)) else {
             continue;
         };
-        let what = finish(engine, &note, directory.into(), fill.into());
+        let what = finish(engine, &note, job, directory.into(), fill.into());
         let app = Some(note.app.clone());
         match what {
             Ok(what) => {
@@ -124,8 +130,15 @@ pub(super) fn resume(engine: &Engine) -> Result<Vec<Resumed>> {
     Ok(found)
 }
 
-fn finish(engine: &Engine, note: &Note, directory: PathBuf, fill: PathBuf) -> Result<Option<String>> {
+fn finish(
+    engine: &Engine,
+    note: &Note,
+    job: JobId,
+    directory: PathBuf,
+    fill: PathBuf,
+) -> Result<Option<String>> {
     if inode(&fill) == Some(note.inode) {
+        engine.end_exchange(job)?;
         remove(engine, &fill)?;
         let what = format!(
             "A restore to the new app `{}` was stopped before it was complete; it is removed",
@@ -135,10 +148,16 @@ fn finish(engine: &Engine, note: &Note, directory: PathBuf, fill: PathBuf) -> Re
     }
     let catalog = engine.catalog()?;
     let known = catalog.app(&note.app)?.as_ref().is_some_and(is_settled);
-    if known || inode(&directory) != Some(note.inode) {
+    if inode(&directory) != Some(note.inode) {
         return Ok(None);
     }
-    make_known(engine, &note.app, directory)?;
+    if !known {
+        make_known(engine, &note.app, directory)?;
+    }
+    engine.exchange_to(job, backstay_database::Side::New)?;
+    if known {
+        return Ok(None);
+    }
     Ok(Some(format!("A restore to the new app `{}` that was stopped is finished now", note.app)))
 }
 

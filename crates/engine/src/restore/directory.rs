@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use backstay_catalog::{App, PointRecord};
+use backstay_database::{ConnectionType, Kind, Side};
 use backstay_model::app::Moment;
 use backstay_model::{
-    AppName, Cancel, Code, Counts, Error, JobId, JobKind, Problem, ProblemKind, Progress, Result,
+    AppName, Cancel, Code, Counts, Error, JobId, JobKind, Origin, Problem, ProblemKind, Progress, Result,
 };
 use backstay_platform::{HookTarget, Names, replace, run_hook};
 use backstay_vault::restore::RestoreOptions;
@@ -18,7 +19,10 @@ use serde::Serialize;
 use super::target::{Target, check_free, unusable};
 use super::{RestoreRequest, arrival};
 use crate::adopt::SITES;
+use crate::databases::choose::{self, DatabasePlan, Elsewhere};
+use crate::databases::exchange::{BothSettings, Chosen};
 use crate::job::{Done, Running, Task, run};
+use crate::manifest::Manifest;
 use crate::points::Found;
 use crate::private;
 use crate::state::Engine;
@@ -34,6 +38,9 @@ pub struct RestoreReport {
     pub directory: String,
     /// Files and bytes of content written.
     pub counts: Counts,
+    /// The databases that were restored too.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub databases: Vec<DatabasePlan>,
     /// What a person should know, with what was wrong in the point already.
     pub problems: Vec<Problem>,
     /// The job that did it.
@@ -47,6 +54,44 @@ impl RestoreReport {
     #[must_use]
     pub fn failures(&self) -> Vec<Problem> {
         self.problems.iter().filter(|p| p.kind.is_failure()).cloned().collect()
+    }
+}
+
+/// What a new app gets beside the files.
+#[derive(Clone, Copy, Debug)]
+pub struct NewHome<'a> {
+    /// Its home; none for a folder of its name in the state folder.
+    pub home: Option<&'a Path>,
+    /// Whether the databases of the point are restored too: each needs a place in `elsewhere`.
+    pub databases: bool,
+    /// Places for databases; the connections of the new app lead there.
+    pub elsewhere: &'a [Elsewhere],
+    /// Whether it gets the settings and connection strings of the point.
+    pub settings: bool,
+}
+
+impl Default for NewHome<'_> {
+    fn default() -> Self {
+        NewHome { home: None, databases: false, elsewhere: &[], settings: true }
+    }
+}
+
+/// What goes with the files of a new app.
+#[derive(Default)]
+struct Beside {
+    chosen: Vec<Chosen>,
+    plan: Vec<DatabasePlan>,
+    settings: Option<BothSettings>,
+    told: Vec<Problem>,
+}
+
+/// The type under which a connection to such a database is kept.
+fn connection_type(kind: Kind) -> ConnectionType {
+    match kind {
+        Kind::PostgreSql => ConnectionType::PostgreSql,
+        Kind::MySql => ConnectionType::MySql,
+        Kind::SqlServer => ConnectionType::SqlServer,
+        Kind::Sqlite => ConnectionType::Custom,
     }
 }
 
@@ -66,14 +111,14 @@ impl Engine {
         self.bring_out(request, &found, directory, None, progress, cancel)
     }
 
-    /// Makes a new app of a point: its home is `home`, or a folder of its name in the state folder. It is an app of
+    /// Makes a new app of a point. It is an app of
     /// static files until something else is set about it, so that two copies of one app do not run at once. An app that
     /// is known by its points alone and has no home on this machine gets this one.
     pub fn restore_to_new_app(
         &self,
         request: &RestoreRequest<'_>,
         name: &AppName,
-        home: Option<&Path>,
+        how: &NewHome<'_>,
         progress: &dyn Progress,
         cancel: &Cancel,
     ) -> Result<RestoreReport> {
@@ -83,7 +128,7 @@ impl Engine {
             let message = format!("There is an app `{name}` already");
             return Err(Error::new(Code::AlreadyExists, message));
         }
-        let directory = match home {
+        let directory = match how.home {
             Some(home) => std::path::absolute(home).map_err(|e| unusable(home, "", e))?,
             None => {
                 let sites = self.state.join(SITES);
@@ -92,7 +137,7 @@ impl Engine {
             }
         };
         check_free(&directory)?;
-        self.bring_out(request, &found, directory, Some(name), progress, cancel)
+        self.bring_out(request, &found, directory, Some((name, how)), progress, cancel)
     }
 
     /// Makes a new app of the copy of another, before it has its name: the texts that the other's rules replace, then
@@ -142,12 +187,62 @@ impl Engine {
         Ok(problems)
     }
 
+    /// What goes with a new app, found possible.
+    fn beside(&self, found: &Found, name: &AppName, how: &NewHome<'_>, cancel: &Cancel) -> Result<Beside> {
+        if found.record.point.origin == Origin::Foreign {
+            return Ok(Beside::default());
+        }
+        let app = App::new(name.clone(), None, "folder", self.clock.now());
+        let reader = found.vault.vault.reader()?;
+        let root = found.record.tree.parse()?;
+        let chosen = match how.databases {
+            true => {
+                let manifest = Manifest::load(&reader, &root)?;
+                self.choose_databases(&app, manifest.as_ref(), how.elsewhere, false)?
+            }
+            false => Vec::new(),
+        };
+        let plan = choose::plan(&app, &chosen, cancel)?;
+        let mut told = Vec::new();
+        let settings = match how.settings {
+            true => self.settings_in(&reader, &root, name, &mut told)?,
+            false => None,
+        };
+        Ok(Beside { chosen, plan, settings, told })
+    }
+
+    /// Fills the databases of a new app, before it has its name.
+    fn bring_beside(
+        &self,
+        found: &Found,
+        name: &AppName,
+        beside: &Beside,
+        job: &Running<'_>,
+    ) -> Result<Vec<Problem>> {
+        let app = App::new(name.clone(), None, "folder", self.clock.now());
+        self.begin_exchange(job.id(), &app, &beside.chosen, beside.settings.clone())?;
+        let reader = found.vault.vault.reader()?;
+        let root = found.record.tree.parse()?;
+        let words = self.stage_databases(job, &app, &beside.chosen, (&reader, &root))?;
+        let told = |detail| Problem { path: String::new(), kind: ProblemKind::Told, detail };
+        Ok(beside.told.iter().cloned().chain(words.into_iter().map(told)).collect())
+    }
+
+    /// The connections of a new app lead to the places that were named for its databases.
+    fn adjust_connections(&self, name: &AppName, beside: &Beside) -> Result<()> {
+        for chosen in beside.chosen.iter().filter(|c| c.elsewhere) {
+            let kind = connection_type(chosen.endpoint.kind);
+            self.set_connection(name, &chosen.saved.connection, &chosen.value, Some(kind), None)?;
+        }
+        Ok(())
+    }
+
     fn bring_out(
         &self,
         request: &RestoreRequest<'_>,
         found: &Found,
         directory: PathBuf,
-        new: Option<&AppName>,
+        new: Option<(&AppName, &NewHome<'_>)>,
         progress: &dyn Progress,
         cancel: &Cancel,
     ) -> Result<RestoreReport> {
@@ -155,16 +250,21 @@ impl Engine {
         let select = request.selected()?;
         let task = Task {
             kind: JobKind::Restore,
-            app: Some(new.unwrap_or(&found.record.point.app)),
+            app: Some(new.map_or(&found.record.point.app, |(name, _)| name)),
             exclusive: new.is_some(),
+        };
+        let (name, beside) = match new {
+            Some((name, how)) => (Some(name), self.beside(found, name, how, cancel)?),
+            None => (None, Beside::default()),
         };
         run(self.catalog()?, &self.clock, &task, (progress, cancel), |job| {
             let target = Target::prepare(self, &directory, job)?;
-            let options = RestoreOptions { select, sync: new.is_some(), ..RestoreOptions::default() };
-            let noted = new.map_or(Ok(()), |name| arrival::begin(self, name, &target, job.id()));
+            let options = RestoreOptions { select, sync: name.is_some(), ..RestoreOptions::default() };
+            let noted = name.map_or(Ok(()), |name| arrival::begin(self, name, &target, job.id()));
             let filled = noted.and_then(|()| {
                 let (counts, mut problems) = self.fill(found, &target, options, job)?;
-                if let Some(name) = new {
+                if let Some(name) = name {
+                    problems.extend(self.bring_beside(found, name, &beside, job)?);
                     problems.extend(self.adapt(found, name, &target, job)?);
                 }
                 job.still_ours()?;
@@ -172,12 +272,18 @@ impl Engine {
                 Ok((counts, problems))
             });
             let (counts, problems) = filled.map_err(|e| {
+                if let Err(e) = self.end_exchange(job.id()) {
+                    job.log(format!("New databases could not be removed yet: {e}"));
+                }
                 let error = target.discard(self, e);
                 arrival::end(self, job.id());
                 error
             })?;
-            if let Some(name) = new {
+            if let Some(name) = name {
                 arrival::make_known(self, name, directory.clone())?;
+                self.exchange_to(job.id(), Side::New)?;
+                self.adjust_connections(name, &beside)?;
+                self.end_exchange(job.id())?;
                 arrival::end(self, job.id());
             }
             let failures = problems.iter().filter(|p| p.kind.is_failure()).count();
@@ -190,7 +296,8 @@ impl Engine {
                 partial: (failures > 0).then_some(Code::RestoreIncomplete),
                 value: RestoreReport {
                     point: found.record.clone(),
-                    app: new.cloned(),
+                    app: name.cloned(),
+                    databases: beside.plan,
                     directory: directory.display().to_string(),
                     counts,
                     problems,

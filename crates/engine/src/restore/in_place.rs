@@ -10,6 +10,7 @@
 //! Crash: [`super::resume`]. Locks: the job's lease, exclusive for the app; the vault's lock only while the safety
 //! point is taken; the journal's own lock ([`backstay_tree::apply`]).
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -25,11 +26,13 @@ use backstay_vault::change::{Action, ChangePlan};
 use backstay_vault::restore::restore;
 use serde::{Deserialize, Serialize};
 
+use super::beside::{databases, later, refuse_unsaved};
 use super::plan::{Live, RestorePlan, Scene};
 use super::{RestoreRequest, resume, safety};
 use crate::adopt::Subject;
-use crate::backup::Taken;
+use crate::backup::{Taken, What};
 use crate::browse::content;
+use crate::databases::choose::Elsewhere;
 use crate::job::{Done, Running, Task, run};
 use crate::manifest::Manifest;
 use crate::state::{Engine, OpenVault};
@@ -43,11 +46,24 @@ pub struct InPlace<'a> {
     pub safety_point: bool,
     /// Whether it is taken back by itself when the app is not well afterwards; none: as is set about the app.
     pub undo_on_unhealthy: Option<bool>,
+    /// Whether the linked databases are restored too.
+    pub databases: bool,
+    /// Places for databases that are not to go where the app's connections lead.
+    pub elsewhere: &'a [Elsewhere],
+    /// Whether settings and connection strings are restored too.
+    pub settings: bool,
 }
 
 impl Default for InPlace<'_> {
     fn default() -> Self {
-        InPlace { target: None, safety_point: true, undo_on_unhealthy: None }
+        InPlace {
+            target: None,
+            safety_point: true,
+            undo_on_unhealthy: None,
+            databases: false,
+            elsewhere: &[],
+            settings: true,
+        }
     }
 }
 
@@ -126,7 +142,7 @@ impl Engine {
         progress: &dyn Progress,
         cancel: &Cancel,
     ) -> Result<InPlaceReport> {
-        let scene = self.scene(request, how.target)?;
+        let scene = self.scene(request, how)?;
         self.as_job(JobKind::Restore, &scene.app.name.clone(), progress, cancel, |job| {
             self.change(&scene, how, job)
         })
@@ -187,7 +203,9 @@ impl Engine {
     pub(super) fn change(&self, scene: &Scene, how: &InPlace<'_>, job: &Running<'_>) -> Result<Outcome> {
         let app = &scene.app;
         self.hook(app, Moment::BeforeRestore, Some(&scene.record), job)?;
-        let (live, mut safety) = self.secure(scene, how, job)?;
+        // Of an app that is stopped the databases are kept when it stands still.
+        let stops = self.is_running(app)? || self.is_down(&app.name);
+        let (live, mut safety) = self.secure(scene, how, !stops, job)?;
         job.phase(Phase::Planning);
         let plan = self.plan(scene, &live, how, job.cancel())?;
         plan.refuse()?;
@@ -195,7 +213,7 @@ impl Engine {
             refuse_unkept(&plan.changes, &live.problems)?;
         }
         let mut problems = plan.changes.problems.clone();
-        if plan.changes.is_empty() {
+        if plan.is_empty() {
             if let Some(safety) = safety.take() {
                 self.forget_point(&scene.points.vault, &safety, job.cancel())?;
             }
@@ -223,8 +241,10 @@ impl Engine {
             &note.to_value()?,
         )?;
         job.log(format!("What is new is staged in {}", escape(work.path().as_os_str())));
+        // The app goes on while new databases are filled beside its own.
+        let loaded = self.load(scene, job, &mut problems);
         let stopped = Instant::now();
-        let stop = self.stop_noted(&note, app, job);
+        let stop = loaded.and_then(|()| self.stop_noted(&note, app, job));
         let staged = stop.and_then(|()| {
             let (plan, live) = match note.runs {
                 true => self.plan_again(scene, how, (&mut note, &work), &mut safety, job)?,
@@ -232,7 +252,7 @@ impl Engine {
             };
             let counts = self.stage(scene, &plan, &live, &work, &mut problems, job)?;
             job.still_ours()?;
-            let journal = work.commit(&changes(&plan.changes, &work)?)?;
+            let journal = work.commit(&changes(&plan.changes, &live.sqlite, &work)?)?;
             Ok((plan, counts, journal))
         });
         let (plan, counts, mut journal) = match staged {
@@ -241,11 +261,18 @@ impl Engine {
         };
         job.phase(Phase::Applying);
         job.log("Committed");
+        self.exchange_or_back(&note, app, &mut journal, job)?;
         problems.extend(told(&journal.settle(Side::New)?));
         let after =
             self.bring_up(app, Some(&scene.record), how, &note, &mut journal, stopped, &mut problems, job)?;
         journal.close()?;
         drop(journal);
+        problems.extend(self.conclude_exchange(job, &after));
+        for chosen in scene.databases.iter().filter(|_| !after.taken_back) {
+            let named =
+                self.names(app, &scene.home, (&chosen.saved.connection, &chosen.endpoint), job.cancel());
+            problems.extend(named.iter().flat_map(|named| self.dangling(named, &scene.home, None)));
+        }
         self.forget_older(&app.name, job);
         Ok(Outcome { plan, safety, counts, problems, after })
     }
@@ -255,27 +282,39 @@ impl Engine {
         &self,
         scene: &Scene,
         how: &InPlace<'_>,
+        with_databases: bool,
         job: &Running<'_>,
     ) -> Result<(Live, Option<PointRecord>)> {
         if !how.safety_point {
             return Ok((self.survey(scene, job, job.cancel())?, None));
         }
-        let (vault, taken) = self.take_safety(&scene.app, &scene.home, job)?;
+        let databases = with_databases && scene.databases.iter().any(|c| !c.elsewhere);
+        let (vault, taken) = self.take_safety(&scene.app, &scene.home, databases, job)?;
+        if databases {
+            refuse_unsaved(&scene.databases, &taken)?;
+        }
         let reader = vault.vault.reader()?;
         let (tree, top) = content(&reader, &taken.record)?;
-        Ok((Live { tree, top, problems: taken.problems, reader }, Some(taken.record)))
+        let (problems, sqlite) = (taken.problems, taken.sqlite);
+        Ok((Live { tree, top, problems, sqlite, reader }, Some(taken.record)))
     }
 
     /// Keeps an app as it is as a safety point.
     pub(super) fn safety_point(&self, app: &App, home: &Path, job: &Running<'_>) -> Result<PointRecord> {
-        Ok(self.take_safety(app, home, job)?.1.record)
+        Ok(self.take_safety(app, home, false, job)?.1.record)
     }
 
-    fn take_safety(&self, app: &App, home: &Path, job: &Running<'_>) -> Result<(OpenVault, Taken)> {
+    fn take_safety(
+        &self,
+        app: &App,
+        home: &Path,
+        databases: bool,
+        job: &Running<'_>,
+    ) -> Result<(OpenVault, Taken)> {
         job.phase(Phase::Securing);
         let subject = Subject { app: app.clone(), new: false };
         let points = self.points()?;
-        let taken = self.take(job, &points, &subject, home, Origin::Safety)?;
+        let taken = self.take(job, &points, &subject, home, What { origin: Origin::Safety, databases })?;
         Ok((points.vault, taken))
     }
 
@@ -289,7 +328,7 @@ impl Engine {
         safety: &mut Option<PointRecord>,
         job: &Running<'_>,
     ) -> Result<(RestorePlan, Live)> {
-        let (live, again) = self.secure(scene, how, job)?;
+        let (live, again) = self.secure(scene, how, true, job)?;
         if let (Some(again), Some(before)) = (again, safety.as_mut()) {
             note.old = Some(again.point.id);
             work.set_note(&note.to_value()?)?;
@@ -361,6 +400,9 @@ impl Engine {
         if let Err(e) = work.abandon() {
             job.log(format!("{left} could not be removed: {e}. The next command tries again."));
         }
+        if let Err(e) = self.end_exchange(job.id()) {
+            job.log(later(&e));
+        }
         if note.runs
             && let Err(e) = self.start_again(app)
         {
@@ -401,6 +443,7 @@ impl Engine {
                     self.stop_noted(note, app, job)?;
                     let back = journal.goal().other();
                     problems.extend(told(&journal.settle(back)?));
+                    self.exchange_to(journal.job(), databases(back))?;
                     if note.runs {
                         self.start_again(app)?;
                     }
@@ -476,7 +519,7 @@ fn is_missing(kind: ProblemKind) -> bool {
 }
 
 /// The plan in the words of the journal. What the walk of the home could not read is looked at now.
-fn changes(plan: &ChangePlan, work: &Workplace) -> Result<Changes> {
+fn changes(plan: &ChangePlan, sqlite: &BTreeSet<PathBuf>, work: &Workplace) -> Result<Changes> {
     let seen = |s: &backstay_vault::change::Seen| Seen {
         kind: s.kind,
         inode: s.inode,
@@ -491,21 +534,24 @@ fn changes(plan: &ChangePlan, work: &Workplace) -> Result<Changes> {
         };
         Ok(Step { path: s.path.clone(), old, new: s.after.map(|a| a.kind) })
     };
-    let meta = |m: &backstay_vault::change::MetaChange| MetaChange {
-        path: m.path.clone(),
-        seen: seen(&m.seen),
-        new: Values {
-            uid: m.after.uid,
-            gid: m.after.gid,
-            mode: m.after.mode,
-            mtime: m.after.mtime,
-            xattrs: m.after.xattrs.clone(),
-        },
+    let meta = |m: &backstay_vault::change::MetaChange| {
+        let now = if sqlite.contains(&m.path) { work.look(&m.path)? } else { None };
+        Ok(MetaChange {
+            path: m.path.clone(),
+            seen: now.unwrap_or_else(|| seen(&m.seen)),
+            new: Values {
+                uid: m.after.uid,
+                gid: m.after.gid,
+                mode: m.after.mode,
+                mtime: m.after.mtime,
+                xattrs: m.after.xattrs.clone(),
+            },
+        })
     };
     let mut steps = plan.steps.iter().map(step).collect::<Result<Vec<_>>>()?;
     // What is gone meanwhile need not go.
     steps.retain(|step| step.old.is_some() || step.new.is_some());
-    Ok(Changes { steps, metadata: plan.metadata.iter().map(meta).collect() })
+    Ok(Changes { steps, metadata: plan.metadata.iter().map(meta).collect::<Result<_>>()? })
 }
 
 /// What a turn could not do, for people.

@@ -3,6 +3,7 @@
 //! Invariants: making a plan changes nothing, neither in the app nor in the vault. What is carried out is a plan too,
 //! made anew from what the app is at that moment, never one that was shown earlier.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use backstay_catalog::{App, PointRecord};
@@ -13,15 +14,20 @@ use backstay_tree::filter::Filter;
 use backstay_tree::fs::Kind;
 use backstay_tree::path::{escape, unescape};
 use backstay_vault::backup::{TreeOptions, survey};
-use backstay_vault::change::{self, ChangePlan, Keep, Rules, Side};
+use backstay_vault::change::{self, Action, ChangePlan, Keep, Rules, Side, Step};
 use backstay_vault::{Id, Node, Reader};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use super::{InPlace, RestoreRequest};
 use crate::browse::content;
+use crate::databases;
+use crate::databases::choose::DatabasePlan;
+use crate::databases::exchange::{BothSettings, Chosen};
 use crate::filter::{FilterRecord, file_of, in_tree, kept_by_restore};
-use crate::manifest::{CONTENT, Manifest};
+use crate::manifest::{CONTENT, Manifest, SETTINGS};
 use crate::points::Points;
+use crate::settings::SettingsDiff;
 use crate::state::Engine;
 
 /// What a restore in place will do. The same value is shown, sent, recorded and carried out.
@@ -41,6 +47,12 @@ pub struct RestorePlan {
     pub safety_point: bool,
     /// The filter: what the app leaves as it is now, and what the point left out.
     pub filter: Vec<String>,
+    /// What becomes of the databases.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub databases: Vec<DatabasePlan>,
+    /// Which settings change; none where they stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<SettingsDiff>,
     /// What changes.
     #[serde(flatten)]
     pub changes: ChangePlan,
@@ -57,6 +69,12 @@ pub(super) struct Scene {
     pub select: Option<Vec<PathBuf>>,
     /// What the point says about itself; none for snapshots of other programs.
     pub manifest: Option<Manifest>,
+    /// The databases that are restored too.
+    pub databases: Vec<Chosen>,
+    /// The settings that are restored too: those of now and those of the point.
+    pub settings: Option<BothSettings>,
+    /// What is to be told of the point.
+    pub told: Vec<Problem>,
 }
 
 /// The app as it is now, as a tree of the vault or of a survey.
@@ -65,6 +83,8 @@ pub(super) struct Live {
     pub top: Option<Node>,
     /// What could not be read or was left out.
     pub problems: Vec<Problem>,
+    /// SQLite files of which it has a copy, so that size and time of change are not theirs.
+    pub sqlite: BTreeSet<PathBuf>,
     pub reader: Reader,
 }
 
@@ -77,7 +97,7 @@ impl Engine {
         progress: &dyn Progress,
         cancel: &Cancel,
     ) -> Result<RestorePlan> {
-        let scene = self.scene(request, how.target)?;
+        let scene = self.scene(request, how)?;
         let live = self.survey(&scene, progress, cancel)?;
         self.plan(&scene, &live, how, cancel)
     }
@@ -94,16 +114,22 @@ impl Engine {
         };
         let reader = vault.vault.reader()?;
         let seen = survey(reader, CONTENT, &self.fs, &scene.home, options, progress, cancel)?;
-        Ok(Live { tree: seen.tree, top: Some(seen.top), problems: seen.problems, reader: seen.reader })
+        Ok(Live {
+            tree: seen.tree,
+            top: Some(seen.top),
+            problems: seen.problems,
+            sqlite: BTreeSet::new(),
+            reader: seen.reader,
+        })
     }
 
     /// Finds the point and the app that a request speaks of.
-    pub(super) fn scene(&self, request: &RestoreRequest<'_>, target: Option<&AppName>) -> Result<Scene> {
+    pub(super) fn scene(&self, request: &RestoreRequest<'_>, how: &InPlace<'_>) -> Result<Scene> {
         let select = request.selected()?;
         let (points, record) = self.find_among(request.app, request.point)?;
         self.check_restorable(&record)?;
-        let app = self.known_app(target.unwrap_or(&record.point.app).as_str())?;
-        self.scene_of(points, record, app, select)
+        let app = self.known_app(how.target.unwrap_or(&record.point.app).as_str())?;
+        self.scene_of(points, record, app, select, how)
     }
 
     pub(super) fn scene_of(
@@ -112,6 +138,7 @@ impl Engine {
         record: PointRecord,
         app: App,
         select: Option<Vec<PathBuf>>,
+        how: &InPlace<'_>,
     ) -> Result<Scene> {
         let home = self.home_of(&app)?;
         let manifest = match record.point.origin {
@@ -121,7 +148,49 @@ impl Engine {
                 Some(found.map_err(refused)?.ok_or_else(|| without_manifest("It is not there"))?)
             }
         };
-        Ok(Scene { points, record, app, home, select, manifest })
+        // A safety point has the databases exactly where a restore was about to replace them.
+        let back = record.point.origin == Origin::Safety;
+        let databases = match how.databases || back {
+            true => self.choose_databases(&app, manifest.as_ref(), how.elsewhere, !back)?,
+            false => Vec::new(),
+        };
+        let mut told = Vec::new();
+        let settings = match how.settings && select.is_none() {
+            true => {
+                let reader = points.vault.vault.reader()?;
+                self.settings_in(&reader, &record.tree.parse()?, &app.name, &mut told)?
+            }
+            false => None,
+        };
+        Ok(Scene { points, record, app, home, select, manifest, databases, settings, told })
+    }
+
+    /// The settings of an app as they are and as they are in a point; none where the point has none.
+    pub(super) fn settings_in(
+        &self,
+        reader: &Reader,
+        root: &Id,
+        app: &AppName,
+        told: &mut Vec<Problem>,
+    ) -> Result<Option<BothSettings>> {
+        let node = match reader.find(root, SETTINGS.as_ref()) {
+            Err(e) if e.code() == Code::PathNotFound => return Ok(None),
+            found => found?,
+        };
+        let mut document = Zeroizing::new(Vec::new());
+        reader.cat(&node, &mut *document)?;
+        let new = match self.snapshot_of_document(app, &document) {
+            // An archive of another program brought it in.
+            Err(e) if matches!(e.code(), Code::VaultUnsupported | Code::VaultDamaged) => {
+                let detail = format!("The settings stay as they are: {}", e.message());
+                told.push(Problem { path: SETTINGS.to_owned(), kind: ProblemKind::Told, detail });
+                return Ok(None);
+            }
+            new => new?,
+        };
+        let old = self.settings_snapshot(app)?;
+        let differ = !new.is_silent() && !self.settings_diff(app, &new)?.is_empty();
+        Ok(differ.then_some(BothSettings { old, new }))
     }
 
     /// The home of an app that is to change, links resolved.
@@ -182,6 +251,14 @@ impl Engine {
             cancel,
         )?;
         changes.problems.extend(ignored);
+        changes.problems.extend(scene.told.iter().cloned());
+        if !scene.databases.is_empty() && !scene.app.config.runtime.runs() {
+            let detail = "Backstay does not know how the app runs and cannot stop it: what it writes into its databases meanwhile \
+                          is lost. Stop it before"
+                .to_owned();
+            changes.problems.push(Problem { path: String::new(), kind: ProblemKind::Told, detail });
+        }
+        self.with_siblings(scene, live, &mut changes);
         Ok(RestorePlan {
             app: scene.app.name.clone(),
             home: escape(scene.home.as_os_str()),
@@ -189,9 +266,43 @@ impl Engine {
             runtime: scene.app.config.runtime.kind().to_owned(),
             stops: self.is_running(&scene.app)?,
             safety_point: how.safety_point,
+            databases: databases::choose::plan(&scene.app, &scene.databases, cancel)?,
+            settings: scene
+                .settings
+                .as_ref()
+                .map(|both| self.settings_diff(&scene.app.name, &both.new))
+                .transpose()?,
             filter: filter.rules().iter().map(|rule| rule.text.clone()).collect(),
             changes,
         })
+    }
+
+    /// Beside a SQLite file that changes nothing may stay of what belongs to the old one: its log would be played into the
+    /// new. Neither tree has those files, so they are looked for now.
+    fn with_siblings(&self, scene: &Scene, live: &Live, changes: &mut ChangePlan) {
+        let then = scene.manifest.as_ref().map(Manifest::sqlite_paths).unwrap_or_default();
+        let is_sqlite = |path: &PathBuf| then.contains(path) || live.sqlite.contains(path);
+        let mut more = Vec::new();
+        for step in changes.steps.iter_mut().filter(|step| is_sqlite(&step.path)) {
+            step.seen = None;
+            for sibling in backstay_database::sqlite::siblings(&step.path) {
+                if scene.home.join(&sibling).symlink_metadata().is_ok() {
+                    more.push(Step {
+                        path: sibling,
+                        action: Action::Remove,
+                        before: None,
+                        after: None,
+                        seen: None,
+                    });
+                }
+            }
+        }
+        let named: BTreeSet<&PathBuf> = changes.steps.iter().map(|step| &step.path).collect();
+        more.retain(|step| !named.contains(&step.path));
+        if !more.is_empty() {
+            changes.steps.extend(more);
+            changes.steps.sort_by(|a, b| a.path.cmp(&b.path));
+        }
     }
 
     /// What is kept by filters. One that cannot be obeyed refuses the restore, but not an undo: a restore may have brought it, and
@@ -254,6 +365,12 @@ fn keep(filter: &Filter, path: &Path, is_dir: bool) -> Keep {
 }
 
 impl RestorePlan {
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.databases.is_empty() && self.settings.is_none()
+    }
+
     /// Refuses a plan that cannot be carried out.
     pub(super) fn refuse(&self) -> Result<()> {
         let lost = |p: &&Problem| matches!(p.kind, ProblemKind::Lost | ProblemKind::Unsafe);

@@ -14,8 +14,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::arrival;
+use super::beside::databases;
 use super::in_place::Note;
 use super::safety;
+use crate::databases::exchange;
 use crate::state::Engine;
 
 /// A restore that was stopped, and what became of it now.
@@ -59,6 +61,14 @@ impl Engine {
             let found = apply::recover(&self.fs, &folder)?;
             resumed.extend(found.into_iter().map(|found| self.resume_one(found)));
         }
+        resumed.extend(self.resume_exchanges()?);
+        let told = |(job, app, e): (JobId, AppName, Error)| Resumed {
+            job,
+            what: format!("`{app}` was told to be quiet and cannot be told to go on: {e}"),
+            app: Some(app),
+            stuck: false,
+        };
+        resumed.extend(self.resume_quiet()?.into_iter().map(told));
         // Where the vault cannot be used now, a later command does it; until then they are no way back.
         safety::resume(self).unwrap_or_default();
         Ok(resumed)
@@ -85,6 +95,13 @@ impl Engine {
                     apply::Side::New => "finished",
                     apply::Side::Old => "taken back",
                 };
+                if let Err(e) = self.exchange_to(job, databases(journal.goal())) {
+                    let causes: String = e.causes().iter().map(|c| format!(": {c}")).collect();
+                    return Resumed {
+                        stuck: true,
+                        ..told(format!("A restore of {of} cannot be {side}: {e}{causes}"))
+                    };
+                }
                 let started = self.start_noted(note.as_ref());
                 let hooked = self.hook_noted(job, note.as_ref(), journal.goal());
                 match { journal }.close() {
@@ -102,6 +119,27 @@ impl Engine {
                 Resumed { stuck: true, ..told(format!("A restore of {of} cannot be finished: {e}{causes}")) }
             }
         }
+    }
+
+    /// Clears away what jobs that are over have left at database servers.
+    fn resume_exchanges(&self) -> Result<Vec<Resumed>> {
+        if !self.has_catalog() {
+            return Ok(Vec::new());
+        }
+        let jobs = apply::list(&self.fs, &self.jobs_folder())?;
+        let closed: Vec<JobId> = jobs.iter().filter(|kept| kept.closed).map(|kept| kept.job).collect();
+        let arriving = arrival::pending(self);
+        // A job whose journal cannot be read counts as open: nobody knows which side it wants.
+        let has_folder = |job: &JobId| self.jobs_folder().join(job.to_string()).exists();
+        let is_open = |job: &JobId| arriving.contains(job) || (has_folder(job) && !closed.contains(job));
+        let failed = exchange::resume(self, &is_open)?;
+        let told = |(job, app, e): (JobId, AppName, Error)| Resumed {
+            job,
+            what: format!("What a restore of `{app}` left at a database server cannot be removed yet: {e}"),
+            app: Some(app),
+            stuck: false,
+        };
+        Ok(failed.into_iter().map(told).collect())
     }
 
     /// Starts an app that ran before its restore; what to say about it.
@@ -150,6 +188,7 @@ impl Engine {
 
     /// Deletes what a restore replaced: it can be taken back by its safety point alone from then on.
     pub(super) fn discard_journal(&self, job: JobId) -> Result<()> {
+        self.end_exchange(job)?;
         Journal::open(self.fs.clone(), &self.jobs_folder(), job)?.discard()
     }
 }

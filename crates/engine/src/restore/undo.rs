@@ -18,6 +18,7 @@ use backstay_tree::apply::{Journal, Side, Values};
 use backstay_tree::path::escape;
 use backstay_vault::change::{Action, ChangePlan, Step};
 
+use super::beside::databases;
 use super::in_place::{InPlace, InPlaceReport, Note, Outcome, told};
 use super::plan::{RestorePlan, Scene};
 use super::resume::{Kept, journals};
@@ -42,7 +43,7 @@ impl Engine {
         progress: &dyn Progress,
         cancel: &Cancel,
     ) -> Result<RestorePlan> {
-        match self.way_back(app)? {
+        match self.way_back(app, how)? {
             Way::Point(scene, _) => {
                 let live = self.survey(&scene, progress, cancel)?;
                 self.plan(&scene, &live, how, cancel)
@@ -62,7 +63,7 @@ impl Engine {
         progress: &dyn Progress,
         cancel: &Cancel,
     ) -> Result<InPlaceReport> {
-        match self.way_back(app)? {
+        match self.way_back(app, how)? {
             Way::Point(scene, kept) => {
                 self.as_job(JobKind::Undo, &scene.app.name.clone(), progress, cancel, |job| match kept {
                     Some(kept) => self.turn_or_change(&scene, &kept, how, job),
@@ -77,7 +78,7 @@ impl Engine {
         }
     }
 
-    fn way_back(&self, name: &str) -> Result<Way> {
+    fn way_back(&self, name: &str, how: &InPlace<'_>) -> Result<Way> {
         let app = self.known_app(name)?;
         let kept = journals(self, Some(&app.name)).into_iter().next();
         let points = match (self.points(), kept) {
@@ -98,7 +99,10 @@ impl Engine {
                 && !pending.contains(&r.point.id)
         };
         match (points.records.iter().find(is_target).cloned(), kept) {
-            (Some(target), kept) => Ok(Way::Point(Box::new(self.scene_of(points, target, app, None)?), kept)),
+            (Some(target), kept) => {
+                let scene = self.scene_of(points, target, app, None, how)?;
+                Ok(Way::Point(Box::new(scene), kept))
+            }
             (None, Some(kept)) => {
                 let why = "There is no safety point of the restore: only its journal was turned round";
                 Ok(Way::Journal(Box::new(app), kept, why.to_owned()))
@@ -118,11 +122,16 @@ impl Engine {
         how: &InPlace<'_>,
         job: &Running<'_>,
     ) -> Result<Outcome> {
-        let (live, safety) = self.secure(scene, how, job)?;
+        let exchanges = self.has_exchange(kept.job);
+        if !scene.databases.is_empty() && !exchanges {
+            // The old ones are gone from the server: the dumps of the safety point bring them back.
+            return self.change(scene, how, job);
+        }
+        let (live, safety) = self.secure(scene, how, exchanges, job)?;
         job.phase(Phase::Planning);
         let plan = self.plan(scene, &live, how, job.cancel())?;
         let journal = Journal::open(self.fs.clone(), &self.jobs_folder(), kept.job)?;
-        if does_the_same(&journal, &plan.changes) {
+        if does_the_same(&journal, &plan.changes) && (exchanges || plan.settings.is_none()) {
             return self.turn(&scene.app, (plan, safety), kept, journal, how, job);
         }
         drop(journal);
@@ -182,7 +191,9 @@ impl Engine {
         let turned = self.stop_noted(&note, app, job).and_then(|()| {
             job.phase(Phase::Applying);
             let goal = journal.goal().other();
-            journal.settle(goal)
+            let settled = journal.settle(goal)?;
+            self.exchange_to(journal.job(), databases(goal))?;
+            Ok(settled)
         });
         match turned {
             Ok(settled) => problems.extend(told(&settled)),
@@ -222,6 +233,8 @@ impl Engine {
             runtime: app.config.runtime.kind().to_owned(),
             stops: self.is_running(app)?,
             safety_point: how.safety_point,
+            databases: Vec::new(),
+            settings: None,
             filter: Vec::new(),
             changes,
         })

@@ -105,6 +105,7 @@ impl Hub<'_> {
             container: &due.schedule.container,
             name: None,
             seal: &SealBy::Server,
+            databases: true,
             occasion: Occasion::Scheduled,
         };
         let taken = engine.custom_backup(&request, &Silent, cancel);

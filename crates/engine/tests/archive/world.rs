@@ -160,6 +160,7 @@ pub(crate) fn pack_at(
         kind: "PostgreSql".into(),
         version: Some("15.4".into()),
         file: "blogdb".into(),
+        record: None,
     };
     let manifest = Manifest {
         program: "backstay 0.0.9".into(),

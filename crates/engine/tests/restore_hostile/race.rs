@@ -99,7 +99,9 @@ fn links_swapped_in_gain_nothing() {
                             Code::Conflict,
                             Code::RestoreRefused,
                         ];
-                        assert!(known.contains(&e.code()), "{e:?}");
+                        // The first restores may all have been refused.
+                        let nothing = through == 0 && e.code() == Code::NothingToUndo;
+                        assert!(nothing || known.contains(&e.code()), "{e:?}");
                         refused += 1;
                     }
                 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use backstay_engine::parse_duration;
 use backstay_model::app::{
-    AppConfig, Check, CommandLine, CommandRuntime, Health, Hook, Moment, Replace, Runtime, StopSignal,
+    AppConfig, Check, CommandLine, CommandRuntime, Databases, Hashes, Health, Hook, Moment, Reference,
+    Replace, Runtime, StopSignal,
 };
 use backstay_model::{Code, Error, Result};
 
@@ -27,6 +28,8 @@ pub fn change(flags: &AppFlags, config: &mut AppConfig) -> Result<()> {
     health(flags, &mut config.health)?;
     hooks(flags, config)?;
     protection(flags, config)?;
+    databases(flags, &mut config.databases)?;
+    references(flags, &mut config.references);
     if let Some(group) = &flags.group {
         config.resource_group.clone_from(group);
     }
@@ -177,6 +180,8 @@ fn hooks(flags: &AppFlags, config: &mut AppConfig) -> Result<()> {
         (Moment::AfterBackup, &flags.after_backup),
         (Moment::BeforeRestore, &flags.before_restore),
         (Moment::AfterRestore, &flags.after_restore),
+        (Moment::Quiesce, &flags.quiesce),
+        (Moment::Resume, &flags.resume),
     ];
     for (moment, line) in lines {
         let place = config.hooks.get_mut(moment);
@@ -199,6 +204,40 @@ fn hooks(flags: &AppFlags, config: &mut AppConfig) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn databases(flags: &AppFlags, databases: &mut Databases) -> Result<()> {
+    if let Some(take) = flags.databases {
+        databases.take = take.is_on();
+    }
+    match flags.databases_every.as_deref() {
+        None => {}
+        Some("") => databases.every = None,
+        Some(time) => databases.every = Some(parse_duration(time)?),
+    }
+    if !flags.without_database.is_empty() {
+        databases.without = flags.without_database.iter().filter(|n| !n.is_empty()).cloned().collect();
+    }
+    match flags.database_hashes.as_deref() {
+        None => {}
+        Some("none") => databases.hashes = Some(Hashes::None),
+        Some("affordable") => databases.hashes = None,
+        Some("all") => databases.hashes = Some(Hashes::All),
+        Some(_) => return Err(usage("--database-hashes takes none, affordable or all")),
+    }
+    Ok(())
+}
+
+fn references(flags: &AppFlags, references: &mut Vec<Reference>) {
+    if !flags.reference.is_empty() || flags.no_references {
+        references.clear();
+    }
+    references.extend(flags.reference.chunks_exact(3).filter_map(|rule| match rule {
+        [connection, query, folder] => {
+            Some(Reference { connection: connection.clone(), query: query.clone(), folder: folder.clone() })
+        }
+        _ => None,
+    }));
 }
 
 fn protection(flags: &AppFlags, config: &mut AppConfig) -> Result<()> {

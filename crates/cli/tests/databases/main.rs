@@ -1,0 +1,24 @@
+//! Apps with linked databases, backed up and restored by the program: real PostgreSQL, real MariaDB.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
+
+mod archives;
+mod connections;
+#[path = "../kills/kill.rs"]
+#[allow(dead_code, reason = "kills at system calls are not used here")]
+mod kill;
+mod kills;
+mod points;
+mod restore;
+mod shop;
+mod shop_watch;
+mod sqlite;
+mod unwell;
+mod uploads;
+mod wordpress;
+#[path = "../program/world.rs"]
+#[allow(dead_code, reason = "what other tests use")]
+mod world;
+
+pub(crate) use shop::Shop;
+pub(crate) use world::{Ran, World};

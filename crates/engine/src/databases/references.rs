@@ -1,0 +1,160 @@
+//! What a database says lies in the home, compared with what lies there.
+//!
+//! Files and databases are two worlds: a file that was deleted while a point was taken may still be named in its database. That is
+//! told after a backup and after a restore; it makes neither partial. Rules are those of the app (a query that lists paths, and
+//! the folder that they are relative to), and one that is built in: the uploads of WordPress.
+//!
+//! Invariants: queries run in a transaction that can only read; paths are looked up beneath the home, and no link is followed out of
+//! it; what an error says is told and changes nothing.
+
+use std::os::fd::AsFd as _;
+use std::path::{Component, Path, PathBuf};
+
+use backstay_catalog::App;
+use backstay_database::{Database, Endpoint, Kind};
+use backstay_model::app::Reference;
+use backstay_model::{Cancel, Code, Error, Problem, ProblemKind, Result};
+use backstay_tree::beneath::Root;
+use jiff::Timestamp;
+
+use super::linked::options;
+use crate::state::Engine;
+
+/// Most paths that one rule lists.
+const PATHS_MAX: usize = 1_000_000;
+/// Paths that are named in what is told.
+const NAMED: usize = 20;
+/// Where WordPress may lie in a home.
+const WORDPRESS: [&str; 3] = ["", "site/wwwroot", "wordpress"];
+const UPLOADS: &str = "wp-content/uploads";
+
+/// What a database names, by rule.
+pub(crate) struct Named {
+    connection: String,
+    rules: Vec<(Reference, Result<Vec<String>>)>,
+}
+
+impl Engine {
+    /// Asks a database what it names. Cheap where the app has no rules.
+    pub(crate) fn names(
+        &self,
+        app: &App,
+        home: &Path,
+        (connection, endpoint): (&str, &Endpoint),
+        cancel: &Cancel,
+    ) -> Option<Named> {
+        let open = || backstay_database::open(endpoint, options(app, cancel));
+        let mut rules: Vec<Reference> =
+            app.config.references.iter().filter(|r| r.connection == connection).cloned().collect();
+        if let Some(uploads) = wordpress(home).filter(|_| endpoint.kind == Kind::MySql) {
+            // A database that does not answer is told where it is dumped or restored.
+            rules.extend(
+                open().and_then(|mut d| wordpress_rule(&mut *d, connection, &uploads)).ok().flatten(),
+            );
+        }
+        if rules.is_empty() {
+            return None;
+        }
+        let ask = |rule: Reference| {
+            let texts = open().and_then(|mut database| database.texts(&rule.query, PATHS_MAX));
+            (rule, texts)
+        };
+        Some(Named { connection: connection.to_owned(), rules: rules.into_iter().map(ask).collect() })
+    }
+
+    /// What of it does not lie in the home; with a time, what has changed since counts as not there: a point that was read from then
+    /// on need not have it.
+    pub(crate) fn dangling(&self, named: &Named, home: &Path, since: Option<Timestamp>) -> Vec<Problem> {
+        let told = |detail| Problem {
+            path: format!("database {}", named.connection),
+            kind: ProblemKind::Dangling,
+            detail,
+        };
+        let mut problems = Vec::new();
+        for (rule, texts) in &named.rules {
+            let missing = match texts {
+                Ok(texts) => self.missing(rule, texts, home, since),
+                Err(e) => Err(Error::new(e.code(), e.message())),
+            };
+            match missing {
+                Ok(missing) if missing.is_empty() => {}
+                Ok(missing) => {
+                    let checked = texts.as_ref().map_or(0, Vec::len);
+                    problems.push(told(sentence(rule, checked, &missing)));
+                }
+                Err(e) => problems.push(told(format!("What it names could not be compared: {e}"))),
+            }
+        }
+        problems
+    }
+
+    fn missing(
+        &self,
+        rule: &Reference,
+        texts: &[String],
+        home: &Path,
+        since: Option<Timestamp>,
+    ) -> Result<Vec<String>> {
+        let root = Root::open(self.fs.clone(), home)?;
+        let folder = Path::new(&rule.folder);
+        let is_missing = |text: &&String| {
+            !text.is_empty() && !is_there(self, &root, &folder.join(text.trim_start_matches('/')), since)
+        };
+        Ok(texts.iter().filter(is_missing).map(|text| text.escape_debug().to_string()).collect())
+    }
+}
+
+fn sentence(rule: &Reference, checked: usize, missing: &[String]) -> String {
+    let named: Vec<&str> = missing.iter().take(NAMED).map(String::as_str).collect();
+    let more = match missing.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(
+        "{} of {checked} paths that it names are not in `{}`: {}{more}",
+        missing.len(),
+        rule.folder,
+        named.join(", ")
+    )
+}
+
+fn is_there(engine: &Engine, root: &Root, path: &Path, since: Option<Timestamp>) -> bool {
+    let plain: Option<PathBuf> = path
+        .components()
+        .filter(|c| !matches!(c, Component::CurDir))
+        .map(|c| matches!(c, Component::Normal(_)).then_some(c))
+        .collect();
+    let Some(plain) = plain else { return false };
+    let (Some(folder), Some(name)) = (plain.parent(), plain.file_name()) else { return false };
+    let opened = root.open_dir(folder);
+    let Ok(stat) = opened.and_then(|dir| {
+        engine
+            .fs
+            .stat(dir.as_fd(), name)
+            .map_err(|e| Error::new(Code::PathNotFound, "It is not there").because(e))
+    }) else {
+        return false;
+    };
+    // Time stamps of files are coarser than the clock.
+    since.is_none_or(|since| stat.ctime.secs < since.as_second())
+}
+
+/// The uploads of a WordPress in a home, relative to that.
+fn wordpress(home: &Path) -> Option<String> {
+    let has = |base: &&&str| home.join(base).join("wp-includes").is_dir();
+    let base = WORDPRESS.iter().find(has)?;
+    Some(if base.is_empty() { UPLOADS.to_owned() } else { format!("{base}/{UPLOADS}") })
+}
+
+/// The rule for the uploads of WordPress, where the database is one of WordPress.
+fn wordpress_rule(database: &mut dyn Database, connection: &str, uploads: &str) -> Result<Option<Reference>> {
+    const TABLES: &str = "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND \
+                          TABLE_NAME LIKE '%postmeta'";
+    let tables = database.texts(TABLES, 100)?;
+    let is_plain = |name: &&String| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'$');
+    Ok(tables.iter().find(is_plain).map(|table| Reference {
+        connection: connection.to_owned(),
+        query: format!("SELECT meta_value FROM `{table}` WHERE meta_key = '_wp_attached_file'"),
+        folder: uploads.to_owned(),
+    }))
+}
