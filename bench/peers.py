@@ -40,7 +40,7 @@ CONTENDERS = {
     "backstay": dict(
         bin=os.environ.get("BACKSTAY_BIN", str(ROOT / "target/release/backstay")), env={},
         vault="{repo}/vault", init="true",
-        snapshot="{bin} --home {repo} backup {src} --app bench --json --yes",
+        snapshot="{bin} --home {repo} backup {src} --app bench --json --yes --no-databases",
         restore="{bin} --home {repo} restore bench --directory {dst} --yes",
         inplace="{bin} --home {repo} restore bench --yes",
         check="{bin} --home {repo} vault check --read-data", version="{bin} --version"),
