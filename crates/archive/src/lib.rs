@@ -35,7 +35,7 @@ pub use contents::{Beside, Contents, Node, Receive};
 pub use extract::Extracted;
 pub use flaw::{Finding, Flaw};
 pub use index::EntryRecord;
-pub use live::{LeaveOut, Live, is_partial};
+pub use live::{Copier, LeaveOut, Live, is_partial};
 pub use manifest::{
     Consistency, Database, Integrity, Manifest, SCHEMA, Sealed, Settings, Step, Trust, ZipRecord,
 };

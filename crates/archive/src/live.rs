@@ -4,11 +4,15 @@
 //! are left out and told. The details of a file are those of the opened file. A folder is opened a second time to read
 //! its files, while they are read: few handles are open however deep or wide the tree is; it must be the folder
 //! that was listed, else its files have vanished. Lock: one per folder, held while it is opened.
+//!
+//! SQLite databases are recognised by how they begin. Where somebody copies them ([`Live::copied_by`]), the bytes are
+//! those of the copy, and the files beside them that the copy stands for too are left out.
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
@@ -32,6 +36,15 @@ const OPEN: usize = 32;
 /// Decides by path below the home whether an entry (a folder: with all in it) is left out.
 pub type LeaveOut<'a> = dyn Fn(&Path, Kind) -> bool + Sync + 'a;
 
+/// Makes a consistent copy of the SQLite database at a path below the home and gives the file; none where its plain bytes are all
+/// that can be had.
+pub type Copier = dyn Fn(&Path) -> Result<Option<PathBuf>> + Send + Sync;
+
+/// How every SQLite database begins.
+const SQLITE: &[u8; 16] = b"SQLite format 3\0";
+/// What belongs to one, by the end of the name.
+const SIBLINGS: [&str; 3] = ["-wal", "-shm", "-journal"];
+
 /// A folder on this machine.
 pub struct Live<'a> {
     home: Arc<Home>,
@@ -39,12 +52,18 @@ pub struct Live<'a> {
     leave_out: Option<Box<LeaveOut<'a>>>,
 }
 
-#[derive(Debug)]
 struct Home {
     root: Root,
     owners: Owners,
+    copier: Option<Arc<Copier>>,
     /// The folders that were opened last.
     open: Mutex<VecDeque<Arc<OwnedFd>>>,
+}
+
+impl std::fmt::Debug for Home {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Home({})", self.root.path().display())
+    }
 }
 
 impl<'a> Live<'a> {
@@ -55,10 +74,24 @@ impl<'a> Live<'a> {
             Error::new(Code::SourceNotFound, format!("Cannot open the folder {path}")).because(e)
         })?;
         Ok(Live {
-            home: Arc::new(Home { root, owners: Owners::new(), open: Mutex::default() }),
+            home: Arc::new(Home { root, owners: Owners::new(), copier: None, open: Mutex::default() }),
             exclusions,
             leave_out: None,
         })
+    }
+
+    /// Takes the bytes of SQLite databases from copies.
+    #[must_use]
+    pub fn copied_by(mut self, copier: Arc<Copier>) -> Self {
+        let Home { root, owners, open, .. } = match Arc::try_unwrap(self.home) {
+            Ok(home) => home,
+            Err(home) => {
+                self.home = home;
+                return self;
+            }
+        };
+        self.home = Arc::new(Home { root, owners, copier: Some(copier), open });
+        self
     }
 
     /// Leaves out what a filter says.
@@ -138,8 +171,9 @@ impl Walk<'_> {
                 }
                 let (home, device) = (Arc::clone(&self.live.home), self.trail.device());
                 let folder = Arc::new(Folder { home, path, id: stat.id(), device, open: Mutex::default() });
+                let entries = self.without_siblings(listing.entries)?;
                 let todo = |entry| Todo { entry, folder: Arc::clone(&folder) };
-                Ok(Some(listing.entries.into_iter().map(todo).collect()))
+                Ok(Some(entries.into_iter().map(todo).collect()))
             }
             Err(e) if path.as_os_str().is_empty() => {
                 Err(Error::new(Code::FileUnreadable, "Cannot read the folder").because(e))
@@ -160,6 +194,41 @@ impl Walk<'_> {
         let metadata = Metadata::of_handle(fs, handle, stat, &live.home.owners)?;
         let listing = scan(fs, handle, &live.exclusions, device)?;
         Ok(((&metadata).into(), stat, listing))
+    }
+
+    /// Leaves out what the copy of a database stands for too. The database counts as large as both, since the copy may be.
+    fn without_siblings(&mut self, mut entries: Vec<Entry>) -> Result<Vec<Entry>> {
+        if self.live.home.copier.is_none() {
+            return Ok(entries);
+        }
+        let base = |name: &OsStr| {
+            let bytes = name.as_bytes();
+            let base = SIBLINGS.iter().find_map(|end| bytes.strip_suffix(end.as_bytes()))?;
+            Some(OsStr::from_bytes(base).to_owned())
+        };
+        let found: Vec<(OsString, OsString, u64)> = entries
+            .iter()
+            .filter(|e| e.stat.kind == Kind::File)
+            .filter_map(|e| Some((e.name.clone(), base(&e.name)?, e.stat.size)))
+            .collect();
+        for (name, base, size) in found {
+            if !entries.iter().any(|e| e.name == base && e.stat.kind == Kind::File) || !self.is_sqlite(&base)
+            {
+                continue;
+            }
+            entries.retain(|e| e.name != name);
+            if let Some(database) = entries.iter_mut().find(|e| e.name == base) {
+                database.stat.size = database.stat.size.saturating_add(size);
+            }
+        }
+        Ok(entries)
+    }
+
+    fn is_sqlite(&mut self, name: &OsStr) -> bool {
+        let fs = &**self.live.home.root.fs();
+        let device = self.trail.device();
+        let Ok(handle) = self.trail.handle() else { return false };
+        open_regular(fs, handle, name, device).is_ok_and(|(file, _)| begins_like_sqlite(fs, &file))
     }
 
     /// Gives one entry; of a folder, what is in it.
@@ -277,6 +346,12 @@ impl Content for LiveFile {
         let (file, stat) =
             open_regular(fs, folder.as_fd(), &self.name, self.folder.device).map_err(of_file)?;
         let metadata = Metadata::of_handle(fs, file.as_fd(), stat, &home.owners).map_err(of_file)?;
+        let same = stat.id() == self.id;
+        let copy = match &home.copier {
+            Some(copier) if begins_like_sqlite(fs, &file) => self.copy(&**copier)?,
+            _ => None,
+        };
+        let (file, stat) = copy.unwrap_or((file, stat));
         let sparse = if sparse::may_have_holes(&stat) {
             let found = sparse::extents(fs, file.as_fd(), stat.size, EXTENTS_MAX).map_err(of_file)?;
             Some(found).filter(|found| found.as_slice() != [(0, stat.size)])
@@ -288,10 +363,28 @@ impl Content for LiveFile {
             details: Some((&metadata).into()),
             size: Some(stat.size),
             sparse,
-            same: stat.id() == self.id,
+            same,
             reader: Box::new(reader),
         })
     }
+}
+
+impl LiveFile {
+    /// The copy of a database, opened.
+    fn copy(&self, copier: &Copier) -> Result<Option<(OwnedFd, Stat)>, Failure> {
+        let told = |e: Error| Failure::Item(ProblemKind::Unreadable, format!("no consistent copy: {e}"));
+        let Some(copy) = copier(&self.folder.path.join(&self.name)).map_err(told)? else { return Ok(None) };
+        let fs = &**self.folder.home.root.fs();
+        let (Some(folder), Some(name)) = (copy.parent(), copy.file_name()) else { return Ok(None) };
+        let folder = fs.open_root(folder).map_err(of_file)?;
+        let device = fs.stat_handle(folder.as_fd()).map_err(of_file)?.device;
+        open_regular(fs, folder.as_fd(), name, device).map(Some).map_err(of_file)
+    }
+}
+
+fn begins_like_sqlite(fs: &dyn FileSystem, file: &OwnedFd) -> bool {
+    let mut first = [0; 16];
+    fs.read_at(file.as_fd(), &mut first, 0).is_ok_and(|read| read == first.len() && first == *SQLITE)
 }
 
 fn of_file(e: io::Error) -> Failure {

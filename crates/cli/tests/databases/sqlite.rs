@@ -113,6 +113,29 @@ fn points_under_load_are_whole_and_hold_what_was_safe_before() {
 }
 
 #[test]
+fn custom_backups_under_load_are_whole_too() {
+    for mode in ["WAL", "DELETE"] {
+        let world = World::within(temp_dir());
+        world.write("app/index.html", b"x");
+        std::fs::create_dir_all(world.path("app/data")).unwrap();
+        std::fs::create_dir(world.path("away")).unwrap();
+        let writer = write_to(&world, mode);
+        for n in 0..3 {
+            let before = safe(&world);
+            let name = format!("c{n}");
+            world.ok(&["backup", "./app", "--container", "./away", "--name", &name]);
+            let out = world.path(&format!("out-{n}"));
+            let zip = world.path(&format!("away/{name}.zip"));
+            assert!(Command::new("unzip").arg("-q").arg(zip).arg("-d").arg(&out).status().unwrap().success());
+            assert!(!out.join("fs/data/app.db-wal").exists() && !out.join("fs/data/app.db-journal").exists());
+            let (whole, rows) = look(&out.join("fs/data/app.db"));
+            assert!(whole == "ok" && rows >= before, "{mode}: {whole}, {rows} of {before}");
+        }
+        drop(writer);
+    }
+}
+
+#[test]
 fn a_restore_replaces_the_log_with_the_file_and_an_undo_brings_both_back() {
     let world = World::within(temp_dir());
     world.write("app/index.html", b"one");

@@ -334,7 +334,9 @@ impl Engine {
             job.expect(before.files, before.bytes);
         }
         let reading = self.clock.now();
-        let live = self.live(work)?.leave_out(|path, _| asked.leaves_out(path));
+        // The copies go when the zip is written.
+        let (_copies, copier) = self.copier(job, work.app, work.home)?;
+        let live = self.live(work)?.copied_by(copier).leave_out(|path, _| asked.leaves_out(path));
         metered.judge(plan, zip.add(&live, &metered, job.cancel()))?;
         let stream = Stream::new(settings.file, time, std::io::Cursor::new(settings.bytes));
         zip.add(&stream, &Metered::new(job, job.cancel(), None), job.cancel())?;

@@ -7,8 +7,11 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use backstay_catalog::App;
+use backstay_database::Options;
 use backstay_database::sqlite::{Child, snapshot};
 use backstay_model::{Code, Error, JobId, JobState, Problem, ProblemKind, Progress as _, Result};
 use backstay_tree::beneath::Root;
@@ -39,6 +42,31 @@ impl Drop for Copies {
 }
 
 impl Engine {
+    /// What copies the SQLite files of a home one by one, as they are met; and the folder that goes with the value.
+    pub(crate) fn copier(
+        &self,
+        job: &Running<'_>,
+        app: &App,
+        home: &Path,
+    ) -> Result<(Copies, Arc<backstay_archive::Copier>)> {
+        let all = self.state.join(FOLDER);
+        self.sweep_copies(&all)?;
+        let folder = all.join(job.id().to_string());
+        let copies = Copies { folder: Some(folder.clone()), files: BTreeMap::new(), problems: Vec::new() };
+        let root = Root::open(self.fs.clone(), home)?;
+        let (fs, options, number) = (self.fs.clone(), options(app, job.cancel()), AtomicU64::new(0));
+        let copier = move |path: &Path| {
+            private::make_folder(&*fs, &folder)?;
+            let target = folder.join(number.fetch_add(1, Ordering::Relaxed).to_string());
+            match copy(&root, path, &target, &options) {
+                Ok(_) => Ok(Some(target)),
+                Err(e) if e.code() == Code::DatabaseDumpUnusable => Ok(None),
+                Err(e) => Err(e),
+            }
+        };
+        Ok((copies, Arc::new(copier)))
+    }
+
     /// Copies SQLite files of a home.
     pub(crate) fn copies(
         &self,
@@ -61,7 +89,7 @@ impl Engine {
         for (number, path) in paths.enumerate() {
             job.still_ours()?;
             let target = folder.join(number.to_string());
-            match self.copy(&root, &path, &target, app, job) {
+            match copy(&root, &path, &target, &options(app, job.cancel())) {
                 Ok(damage) => {
                     copies.problems.extend(damage.map(|detail| problem(&path, ProblemKind::Changed, detail)));
                     copies.files.insert(path, target);
@@ -84,25 +112,6 @@ impl Engine {
         Ok(copies)
     }
 
-    /// Copies one file; gives what is wrong with it.
-    fn copy(
-        &self,
-        root: &Root,
-        path: &Path,
-        target: &Path,
-        app: &App,
-        job: &Running<'_>,
-    ) -> Result<Option<String>> {
-        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
-            return Err(Error::new(Code::InvalidValue, "It has no name"));
-        };
-        let folder = root.open_dir(folder)?;
-        let source = PathBuf::from(format!("/proc/self/fd/{}", folder.as_fd().as_raw_fd())).join(name);
-        let record = snapshot(&source, target, &Child::default(), &options(app, job.cancel()))?;
-        let damage = record.content.damage;
-        Ok(damage.map(|damage| format!("The database itself is damaged: {damage}")))
-    }
-
     /// Removes copies of jobs that are over.
     fn sweep_copies(&self, all: &Path) -> Result<()> {
         for entry in std::fs::read_dir(all).into_iter().flatten().flatten() {
@@ -114,6 +123,18 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// Copies one file; gives what is wrong with it.
+fn copy(root: &Root, path: &Path, target: &Path, options: &Options) -> Result<Option<String>> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(Error::new(Code::InvalidValue, "It has no name"));
+    };
+    let folder = root.open_dir(folder)?;
+    let source = PathBuf::from(format!("/proc/self/fd/{}", folder.as_fd().as_raw_fd())).join(name);
+    let record = snapshot(&source, target, &Child::default(), options)?;
+    let damage = record.content.damage;
+    Ok(damage.map(|damage| format!("The database itself is damaged: {damage}")))
 }
 
 fn problem(path: &Path, kind: ProblemKind, detail: String) -> Problem {
