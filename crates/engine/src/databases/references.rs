@@ -7,6 +7,7 @@
 //! Invariants: queries run in a transaction that can only read; paths are looked up beneath the home, and no link is followed out of
 //! it; what an error says is told and changes nothing.
 
+use std::collections::BTreeSet;
 use std::os::fd::AsFd as _;
 use std::path::{Component, Path, PathBuf};
 
@@ -32,6 +33,24 @@ const UPLOADS: &str = "wp-content/uploads";
 pub(crate) struct Named {
     connection: String,
     rules: Vec<(Reference, Result<Vec<String>>)>,
+}
+
+impl Named {
+    /// What either of two looks has found. A row that came and went between them is not known: that is some milliseconds.
+    pub fn of_both(before: Option<Named>, after: Option<Named>) -> Option<Named> {
+        let (Some(mut before), Some(after)) = (before, after) else { return None };
+        for (rule, texts) in after.rules {
+            match (before.rules.iter_mut().find(|(known, _)| *known == rule), texts) {
+                (Some((_, Ok(known))), Ok(texts)) => {
+                    let all: BTreeSet<String> = known.drain(..).chain(texts).collect();
+                    known.extend(all);
+                }
+                (Some((_, known)), texts) => *known = texts,
+                (None, texts) => before.rules.push((rule, texts)),
+            }
+        }
+        Some(before)
+    }
 }
 
 impl Engine {

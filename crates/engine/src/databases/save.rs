@@ -90,15 +90,17 @@ impl Engine {
             let looked = self.look_at(job, app, link, (origin, past), &mut saved);
             open.extend(saved.tell(job, link, looked)?.flatten());
         }
-        let mut begun = Vec::new();
+        let (mut begun, mut named) = (Vec::new(), Vec::new());
         for Open { link, database, probe } in &mut open {
             let started = self.clock.now();
+            let before = self.names_of(app, link, job);
             let dump = database.dump().map_err(|e| judge(job, e));
             if let Some(dump) = saved.tell(job, link, dump)? {
                 begun.push(Begun { link, dump, probe: probe.clone(), started });
+                // What the snapshot names was there before it or is there after it.
+                named.extend(Named::of_both(before, self.names_of(app, link, job)));
             }
         }
-        let named: Vec<Named> = begun.iter().filter_map(|b| self.names_of(app, b.link, job)).collect();
         let since = self.clock.now();
         let value = between(writer)?;
         if let Some(home) = &app.home {
