@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use backstay_engine::change::{Action, ChangePlan, Extent, Step};
 use backstay_engine::{DatabasePlan, InPlaceReport, Kind, PointRecord, RestorePlan, SettingsDiff, escape};
-use backstay_model::Origin;
+use backstay_model::{Origin, Problem, ProblemKind};
 
 use crate::text::{count, duration, number, size, time};
 
@@ -42,6 +42,9 @@ pub fn plan(plan: &RestorePlan) -> String {
     databases(&mut text, &plan.databases);
     if let Some(settings) = &plan.settings {
         settings_lines(&mut text, settings);
+    }
+    for note in notes(&changes.problems) {
+        let _infallible = writeln!(text, "Note: {note}");
     }
     if !plan.is_empty() {
         if plan.stops {
@@ -111,6 +114,15 @@ fn settings_lines(text: &mut String, settings: &SettingsDiff) {
     for (names, sign) in [(&settings.added, '+'), (&settings.changed, 'M'), (&settings.removed, '-')] {
         list(text, names.iter().map(|it| format!("  {sign}  {} ({})", it.name, it.kind)));
     }
+}
+
+/// What a person should hear of databases and settings, in sentences.
+pub fn notes(problems: &[Problem]) -> impl Iterator<Item = String> + '_ {
+    let told = |p: &&Problem| matches!(p.kind, ProblemKind::Told | ProblemKind::Dangling);
+    problems.iter().filter(told).map(|p| match p.path.as_str() {
+        "" => p.detail.clone(),
+        path => format!("{path}: {}", p.detail),
+    })
 }
 
 /// Where a plan leads, in words.

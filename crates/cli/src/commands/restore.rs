@@ -234,6 +234,9 @@ fn show_done(report: &InPlaceReport, out: &mut Out) -> Result<u8> {
             report.plan.app
         ));
     }
+    for note in plan_text::notes(&report.problems) {
+        say(format!("note: {note}"));
+    }
     let failures = report.failures();
     if report.taken_back {
         say(format!("warning: `{}` did not work afterwards: everything was taken back", report.plan.app));
@@ -250,7 +253,10 @@ fn show_filled(report: &RestoreReport, out: &mut Out) -> Result<u8> {
     out.either(report, filled)?;
     out.finish()?;
     for note in report.problems.iter().filter(|p| !p.kind.is_failure()).take(5) {
-        say(format!("note: {}: {}", note.path, note.detail));
+        match note.path.as_str() {
+            "" => say(format!("note: {}", note.detail)),
+            path => say(format!("note: {path}: {}", note.detail)),
+        }
     }
     let failures = report.failures();
     if failures.is_empty() {

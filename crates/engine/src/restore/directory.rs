@@ -237,6 +237,31 @@ impl Engine {
         Ok(())
     }
 
+    /// What is to be told of connections that lead where those of the other app do.
+    fn shared_connections(
+        &self,
+        name: &AppName,
+        other: &AppName,
+        beside: &Beside,
+    ) -> Result<Option<Problem>> {
+        let has_own =
+            |name: &String| beside.chosen.iter().any(|c| c.elsewhere && c.saved.connection == *name);
+        let links = self.connections(name)?.into_iter().filter(|link| link.endpoint.is_ok());
+        let shared: Vec<String> = links
+            .map(|link| link.name)
+            .filter(|name| !has_own(name))
+            .map(|name| format!("`{name}`"))
+            .collect();
+        if shared.is_empty() || name == other {
+            return Ok(None);
+        }
+        let detail = format!(
+            "Connections of `{name}` lead to the databases of `{other}`: {}. `backstay connection set {name} NAME` gives it others",
+            shared.join(", ")
+        );
+        Ok(Some(Problem { path: String::new(), kind: ProblemKind::Told, detail }))
+    }
+
     fn bring_out(
         &self,
         request: &RestoreRequest<'_>,
@@ -279,10 +304,12 @@ impl Engine {
                 arrival::end(self, job.id());
                 error
             })?;
+            let mut problems = problems;
             if let Some(name) = name {
                 arrival::make_known(self, name, directory.clone())?;
                 self.exchange_to(job.id(), Side::New)?;
                 self.adjust_connections(name, &beside)?;
+                problems.extend(self.shared_connections(name, &found.record.point.app, &beside)?);
                 self.end_exchange(job.id())?;
                 arrival::end(self, job.id());
             }

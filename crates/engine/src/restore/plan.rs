@@ -155,7 +155,9 @@ impl Engine {
             false => Vec::new(),
         };
         let mut told = Vec::new();
-        let settings = match how.settings && select.is_none() {
+        // Those of another app would lead this one to the databases of that.
+        let own = record.point.app == app.name;
+        let settings = match how.settings && own && select.is_none() {
             true => {
                 let reader = points.vault.vault.reader()?;
                 self.settings_in(&reader, &record.tree.parse()?, &app.name, &mut told)?
