@@ -191,7 +191,8 @@ fn a_rename_that_moved_only_some_tables_is_completed_either_way() {
 
 #[test]
 fn a_server_killed_around_the_rename_has_all_tables_on_one_side_or_the_other() {
-    let mut case = Case::new();
+    // Tables of InnoDB: what MariaDB renames as one. Partitioned ones it can leave in pieces (docs/adr/0007-mysql-exchange.md).
+    let mut case = Case::little();
     let mut at = Side::New;
     assert!(case.bring(at, None));
     // The kills are spread over the time that an exchange takes, which is learnt from those that came too late.

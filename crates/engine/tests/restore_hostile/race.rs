@@ -16,6 +16,8 @@ use crate::world::World;
 const SWAPS: u64 = 10_000;
 /// Restores and undos that must get through beside them.
 const THROUGH: u64 = 20;
+/// How long a swap is tried to be taken back.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// When it is given up.
 const LIMIT: Duration = Duration::from_secs(400);
 
@@ -37,11 +39,9 @@ fn racer(world: &World, stop: &AtomicBool, swaps: &AtomicU64) {
             || Host.rename(handle.as_fd(), name.as_ref(), handle.as_fd(), link.as_ref(), Rename::Exchange);
         if swap().is_ok() {
             (0..(turn % 7) * 3_000).for_each(|_| std::hint::spin_loop());
-            // Tried until it is as it was: what a restore moved away comes back.
-            for _ in 0..1000 {
-                if swap().is_ok() {
-                    break;
-                }
+            // Tried until it is as it was: what a restore moved away comes back, on a busy disk after seconds.
+            let began = Instant::now();
+            while swap().is_err() && began.elapsed() < PATIENCE {
                 std::thread::yield_now();
             }
             swaps.fetch_add(1, Ordering::Relaxed);
