@@ -15,6 +15,7 @@
 //! Crash story: an exchange is named by an [`Exchange`] that the caller has written down before `stage` is called; with it
 //! alone a later process finishes or clears away. Locks: none are held between calls.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -148,6 +149,9 @@ pub struct DumpRecord {
     /// What a person should know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+    /// Settings of the server by which values are written, where hashes depend on them (`TimeZone`, say).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
 }
 
 /// Two databases that change places. Names are at most as long as the server takes.

@@ -13,6 +13,7 @@ pub mod discover;
 mod endpoint;
 mod mysql;
 mod postgres;
+mod rows;
 pub mod sqlite;
 mod tool;
 

@@ -6,6 +6,7 @@
 //! Crash story: `stage` leaves at most a database of the staged name behind, which `discard` removes. `exchange` is one
 //! transaction. Locks: those of the server's transactions, gone with the connection.
 
+mod archive;
 mod catalog;
 mod connect;
 mod dump;
@@ -20,7 +21,7 @@ use std::io::Read;
 
 use backstay_model::{Code, Error, Result};
 
-use crate::adapter::{Database, Dump, DumpRecord, Exchange, Options, Probe, Side};
+use crate::adapter::{Database, Dump, DumpRecord, Exchange, Options, Probe, Side, Tool};
 use crate::endpoint::{Endpoint, Kind};
 use connect::Session;
 
@@ -30,6 +31,8 @@ pub(crate) struct Postgres {
     options: Options,
     /// The database's name: the one of the connection string, else, as everywhere, the user's.
     name: String,
+    /// The program that dumps it, once it was looked for.
+    dumper: Option<Tool>,
 }
 
 impl Postgres {
@@ -40,7 +43,21 @@ impl Postgres {
             .clone()
             .or_else(|| endpoint.user.clone())
             .ok_or_else(|| Error::new(Code::InvalidValue, "The connection string names no database"))?;
-        Ok(Postgres { endpoint: Endpoint { database: Some(name.clone()), ..endpoint }, options, name })
+        Ok(Postgres {
+            endpoint: Endpoint { database: Some(name.clone()), ..endpoint },
+            options,
+            name,
+            dumper: None,
+        })
+    }
+
+    /// The program that dumps it. It is not asked for its version twice.
+    fn dumper(&mut self, session: &Session) -> Result<Tool> {
+        if let Some(tool) = &self.dumper {
+            return Ok(tool.clone());
+        }
+        let tool = tools::choose("pg_dump", session.major(), &self.options)?;
+        Ok(self.dumper.insert(tool).clone())
     }
 
     /// The server's version for people.
@@ -57,7 +74,7 @@ impl Database for Postgres {
 
     fn probe(&mut self) -> Result<Probe> {
         let mut session = Session::open(&self.endpoint, &self.options, None)?;
-        let tool = tools::choose("pg_dump", session.major(), &self.options)?;
+        let tool = self.dumper(&session)?;
         Ok(Probe {
             version: self.version(&mut session)?,
             user: session.one("SELECT current_user::text", &[])?,

@@ -113,6 +113,10 @@ impl Program {
     pub(crate) fn output(self, limits: &Limits, explain: Explain) -> Result<Output> {
         let mut keeper = self.start(false, limits, explain)?;
         let stdout = keeper.stdout.take();
+        if let Some(stdout) = &stdout {
+            // Fewer turns of waiting for one another. Where the system gives no more, what is there will do.
+            rustix::pipe::fcntl_setpipe_size(stdout, PIPE).ok();
+        }
         Ok(Output { stdout, keeper })
     }
 
@@ -155,6 +159,8 @@ impl Program {
     }
 }
 
+/// What a pipe holds: the most that a process without rights may ask for.
+const PIPE: usize = 1 << 20;
 /// Most that [`Program::said`] keeps.
 const SAID: usize = 64 << 10;
 

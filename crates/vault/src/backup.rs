@@ -208,10 +208,14 @@ impl SnapshotWriter {
     }
 
     fn worker(&self) -> Result<Worker> {
+        self.worker_of(self.session.level())
+    }
+
+    fn worker_of(&self, level: i32) -> Result<Worker> {
         if self.uploads.is_none() && !self.session.is_dry() {
             return Err(ended());
         }
-        Worker::new(&self.session, self.uploads.as_ref())
+        Worker::new(&self.session, self.uploads.as_ref(), level)
     }
 
     /// Saves a folder and all in it as `name` in the snapshot's root.

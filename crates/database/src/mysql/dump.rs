@@ -200,6 +200,7 @@ impl Dump for Running {
             schema_hash,
             roles: definers,
             notes: self.notes,
+            settings: Default::default(),
         })
     }
 }

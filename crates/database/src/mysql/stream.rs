@@ -22,11 +22,10 @@ use backstay_model::{Code, Error, Result};
 use ring::digest::{Context, SHA256};
 
 use crate::adapter::{Hashes, TableRecord};
+use crate::rows::{Rows, hex};
 
 /// The longest line that is no row.
 const LINE: usize = 64 << 20;
-/// A table with more bytes of rows than that gets no hash where only what is affordable is asked for.
-const AFFORDABLE: u64 = 64 << 20;
 
 /// How an event stood in the dump: on or off, and whether it stays when it is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,9 +75,7 @@ enum Tuple {
 /// A table as far as it was read.
 struct Table {
     name: String,
-    rows: u64,
-    bytes: u64,
-    sum: u128,
+    rows: Rows,
 }
 
 /// The reader.
@@ -89,7 +86,6 @@ pub(super) struct Along {
     line: Vec<u8>,
     /// The last byte of a row's line, which may be its separator.
     held: Option<u8>,
-    row: Option<Context>,
     body: bool,
     ended: bool,
     begun: bool,
@@ -112,7 +108,6 @@ impl Along {
             state: State::Text,
             line: Vec::new(),
             held: None,
-            row: None,
             body: false,
             ended: false,
             begun: false,
@@ -172,9 +167,7 @@ impl Along {
             return Err(Error::new(Code::DatabaseInterrupted, "The dump has no end mark"));
         }
         let position = self.position();
-        let hashes = self.hashes;
-        let mut tables: Vec<TableRecord> =
-            self.tables.into_iter().map(|table| table.record(hashes)).collect();
+        let mut tables: Vec<TableRecord> = self.tables.into_iter().map(Table::record).collect();
         tables.sort_by(|a, b| a.name.cmp(&b.name));
         self.definers.sort();
         self.definers.dedup();
@@ -241,7 +234,7 @@ impl Along {
         match self.tables.iter().rposition(|table| table.name == name) {
             Some(at) => at,
             None => {
-                self.tables.push(Table { name: name.to_owned(), rows: 0, bytes: 0, sum: 0 });
+                self.tables.push(Table { name: name.to_owned(), rows: Rows::new(self.hashes) });
                 self.tables.len() - 1
             }
         }
@@ -322,25 +315,14 @@ impl Along {
     }
 
     fn hash(&mut self, bytes: &[u8]) {
-        let Some(table) = self.tables.get_mut(self.current) else { return };
-        table.bytes += bytes.len() as u64;
-        let wanted = match self.hashes {
-            Hashes::None => false,
-            Hashes::Affordable => table.bytes <= AFFORDABLE,
-            Hashes::All => true,
-        };
-        if wanted {
-            self.row.get_or_insert_with(|| Context::new(&SHA256)).update(bytes);
+        if let Some(table) = self.tables.get_mut(self.current) {
+            table.rows.part(bytes);
         }
     }
 
     fn end_row(&mut self) {
-        let Some(table) = self.tables.get_mut(self.current) else { return };
-        table.rows += 1;
-        if let Some(row) = self.row.take() {
-            let digest = row.finish();
-            let half = digest.as_ref().first_chunk::<16>().copied().unwrap_or_default();
-            table.sum = table.sum.wrapping_add(u128::from_be_bytes(half));
+        if let Some(table) = self.tables.get_mut(self.current) {
+            table.rows.end();
         }
     }
 
@@ -402,18 +384,9 @@ impl Along {
 }
 
 impl Table {
-    fn record(self, hashes: Hashes) -> TableRecord {
-        let whole = match hashes {
-            Hashes::None => false,
-            Hashes::Affordable => self.bytes <= AFFORDABLE,
-            Hashes::All => true,
-        };
-        TableRecord { name: self.name, rows: self.rows, hash: whole.then(|| hex(&self.sum.to_be_bytes())) }
+    fn record(self) -> TableRecord {
+        TableRecord { rows: self.rows.number(), hash: self.rows.hash(), name: self.name }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A name between backticks at the beginning, and how many bytes it takes with them.

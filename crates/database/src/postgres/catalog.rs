@@ -3,16 +3,16 @@
 //! Invariants: nothing here depends on object ids, on the order of rows or columns, or on the name of the database, so a
 //! restored database gives the same answers. What belongs to an extension is the extension's, not the database's.
 
-use backstay_model::{Error, Result};
+use std::collections::BTreeMap;
 
-use super::connect::{Session, column, quoted};
+use backstay_model::Result;
+
+use super::archive;
+use super::connect::{Session, column, literal, quoted};
 use crate::adapter::{Hashes, TableRecord};
 
-/// Most that is hashed where only what is affordable is, by the size of tables on the server's disk.
-const AFFORDABLE: i64 = 64 << 20;
-
 /// The name under which the large objects are recorded.
-const LARGE_OBJECTS: &str = "large objects";
+pub(super) const LARGE_OBJECTS: &str = "large objects";
 
 /// Schemas that are the system's (of the alias `n`), and objects that are an extension's.
 pub(super) const OURS: &str = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'";
@@ -22,12 +22,11 @@ pub(super) struct Table {
     oid: u32,
     schema: String,
     name: String,
-    bytes: i64,
 }
 
 impl Table {
     /// Its name in a record.
-    fn full(&self) -> String {
+    pub(super) fn full(&self) -> String {
         format!("{}.{}", self.schema, self.name)
     }
 
@@ -39,12 +38,9 @@ impl Table {
 
 /// The tables that have rows of their own and that a dump holds: not those of extensions, but the ones whose rows an
 /// extension says are the user's.
-///
-/// `sized`: with their sizes, for which the server waits for whoever has locked one.
-pub(super) fn tables(session: &mut Session, sized: bool) -> Result<Vec<Table>> {
-    let size = if sized { "pg_catalog.pg_table_size(c.oid)" } else { "0::bigint" };
+pub(super) fn tables(session: &mut Session) -> Result<Vec<Table>> {
     let sql = format!(
-        "SELECT c.oid, n.nspname::text, c.relname::text, {size}
+        "SELECT c.oid, n.nspname::text, c.relname::text
            FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
           WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND {OURS} AND {}
           ORDER BY 2, 3",
@@ -52,14 +48,7 @@ pub(super) fn tables(session: &mut Session, sized: bool) -> Result<Vec<Table>> {
     );
     let rows = session.rows(&sql, &[])?;
     rows.iter()
-        .map(|row| {
-            Ok(Table {
-                oid: column(row, 0)?,
-                schema: column(row, 1)?,
-                name: column(row, 2)?,
-                bytes: column::<Option<i64>>(row, 3)?.unwrap_or_default(),
-            })
-        })
+        .map(|row| Ok(Table { oid: column(row, 0)?, schema: column(row, 1)?, name: column(row, 2)? }))
         .collect()
 }
 
@@ -82,50 +71,47 @@ pub(super) fn estimate(session: &mut Session) -> Result<u64> {
     Ok(u64::try_from(tables).unwrap_or_default())
 }
 
-/// Which tables get a hash.
-pub(super) enum Which<'a> {
-    /// As the options say.
-    By(Hashes),
-    /// Those that have one in this record.
-    As(&'a [TableRecord]),
-}
-
-/// Counts the rows of the tables, and hashes those that are to be hashed. `more` is asked before each.
+/// Counts the rows of the tables, and hashes those that have a hash in `record` as the dump's reader does
+/// ([`archive`](super::archive)). `more` is asked before each.
 pub(super) fn content(
     session: &mut Session,
     tables: &[Table],
-    which: &Which<'_>,
+    record: &[TableRecord],
     more: &dyn Fn() -> Result<()>,
 ) -> Result<Vec<TableRecord>> {
-    let mut left = AFFORDABLE;
-    // The smallest first: they are the most that is affordable.
-    let mut order: Vec<&Table> = tables.iter().collect();
-    order.sort_by_key(|table| table.bytes);
+    let hashed = |name: &str| record.iter().find(|r| r.name == name).and_then(|r| r.hash.as_ref());
     let mut records = Vec::with_capacity(tables.len() + 1);
-    for table in order {
+    for table in tables {
         more()?;
-        let hashed = match which {
-            Which::By(Hashes::None) => false,
-            Which::By(Hashes::All) => true,
-            Which::By(Hashes::Affordable) => {
-                left = left.saturating_sub(table.bytes);
-                left >= 0
+        let name = table.full();
+        records.push(match hashed(&name).is_some() {
+            true => copied(session, table)?,
+            false => {
+                let sql = format!("SELECT count(*) FROM ONLY {}", table.quoted());
+                TableRecord { name, rows: session.one::<i64>(&sql, &[])?.unsigned_abs(), hash: None }
             }
-            Which::As(records) => {
-                let name = table.full();
-                records.iter().any(|r| r.name == name && r.hash.is_some())
-            }
-        };
-        records.push(measure(session, table, hashed)?);
+        });
     }
     more()?;
-    let hashed = match which {
-        Which::By(hashes) => *hashes != Hashes::None,
-        Which::As(records) => records.iter().any(|r| r.name == LARGE_OBJECTS && r.hash.is_some()),
-    };
-    records.extend(large_objects(session, hashed, matches!(which, Which::By(Hashes::Affordable)))?);
-    records.sort_by(|a, b| a.name.cmp(&b.name));
+    let hashed = if hashed(LARGE_OBJECTS).is_some() { Hashes::All } else { Hashes::None };
+    records.extend(large_objects(session, hashed)?);
     Ok(records)
+}
+
+/// Hashes the lines that `COPY` gives, its columns in the order of their names.
+fn copied(session: &mut Session, table: &Table) -> Result<TableRecord> {
+    let columns: Vec<String> = session.column(
+        "SELECT attname::text FROM pg_catalog.pg_attribute
+          WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attname COLLATE \"C\"",
+        &[&table.oid],
+    )?;
+    let columns: Vec<String> = columns.iter().map(|name| quoted(name)).collect();
+    let columns = if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) };
+    let encoding: String = session.one("SELECT pg_catalog.getdatabaseencoding()::text", &[])?;
+    let sql = format!("COPY {}{columns} TO STDOUT WITH (ENCODING {})", table.quoted(), literal(&encoding));
+    let mut lines = archive::Table::sorted(table.full());
+    session.copy_out(&sql, |bytes| lines.lines(bytes))?;
+    Ok(lines.record())
 }
 
 /// The sum of a 64-bit hash of each row does not depend on their order.
@@ -135,49 +121,53 @@ fn sum_of(text: &str) -> String {
     )
 }
 
-fn measure(session: &mut Session, table: &Table, hashed: bool) -> Result<TableRecord> {
-    let from = table.quoted();
-    if hashed {
-        session.run("SAVEPOINT backstay")?;
-        // Columns by their names: their order is not always what it was.
-        let columns: Vec<String> = session.column(
-            "SELECT attname::text FROM pg_catalog.pg_attribute
-              WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attname COLLATE \"C\"",
-            &[&table.oid],
-        )?;
-        let columns: Vec<String> = columns.iter().map(|name| format!("r.{}", quoted(name))).collect();
-        let row = format!("ROW({})::text", columns.join(", "));
-        let sql = format!("SELECT count(*), {} FROM ONLY {from} r", sum_of(&row));
-        match session.rows(&sql, &[]) {
-            Ok(rows) => {
-                session.run("RELEASE SAVEPOINT backstay")?;
-                let row = rows.first().ok_or_else(no_answer)?;
-                let rows: i64 = column(row, 0)?;
-                let hash = Some(column(row, 1)?);
-                return Ok(TableRecord { name: table.full(), rows: rows.unsigned_abs(), hash });
-            }
-            // A row that is too large as a text, say: its number is known all the same.
-            Err(e) if e.code() == backstay_model::Code::DatabaseFailed => {
-                session.run("ROLLBACK TO SAVEPOINT backstay; RELEASE SAVEPOINT backstay")?;
-            }
+/// The settings by which values are written that `pg_dump` does not set itself, as a new session of this user here has them,
+/// and the encoding.
+pub(super) fn settings(session: &mut Session) -> Result<BTreeMap<String, String>> {
+    let rows = session.rows(
+        "SELECT name::text, reset_val::text FROM pg_catalog.pg_settings WHERE name = ANY ($1)
+          UNION ALL SELECT 'encoding', pg_catalog.getdatabaseencoding()::text",
+        &[&SETTINGS.as_slice()],
+    )?;
+    rows.iter().map(|row| Ok((column(row, 0)?, column(row, 1)?))).collect()
+}
+
+/// Has this session write values as those of [`settings`]; false where this server cannot.
+pub(super) fn write_as(session: &mut Session, settings: &BTreeMap<String, String>) -> Result<bool> {
+    for (name, value) in settings {
+        let done = match SETTINGS.contains(&name.as_str()) {
+            true => session.run(&format!("SET {} = {}", quoted(name), literal(value))).map(|()| true),
+            false => session
+                .one::<String>("SELECT pg_catalog.getdatabaseencoding()::text", &[])
+                .map(|e| e == *value),
+        };
+        match done {
+            Ok(true) => {}
+            Ok(false) => return Ok(false),
+            Err(e) if e.code() == backstay_model::Code::DatabaseFailed => return Ok(false),
             Err(e) => return Err(e),
         }
     }
-    let rows: i64 = session.one(&format!("SELECT count(*) FROM ONLY {from}"), &[])?;
-    Ok(TableRecord { name: table.full(), rows: rows.unsigned_abs(), hash: None })
+    Ok(true)
 }
 
-fn no_answer() -> Error {
-    Error::new(backstay_model::Code::Internal, "PostgreSQL gave no row where there is always one")
-}
+const SETTINGS: [&str; 3] = ["TimeZone", "bytea_output", "lc_monetary"];
 
-fn large_objects(session: &mut Session, hashed: bool, affordable: bool) -> Result<Option<TableRecord>> {
+/// So many large objects are few enough to be hashed where only what is affordable is: not everybody may see their sizes.
+const FEW: i64 = 1000;
+
+/// The large objects, if there are any.
+pub(super) fn large_objects(session: &mut Session, hashes: Hashes) -> Result<Option<TableRecord>> {
     let rows: i64 = session.one("SELECT count(*) FROM pg_catalog.pg_largeobject_metadata", &[])?;
     if rows == 0 {
         return Ok(None);
     }
-    // Their sizes are not to be seen by everybody; so many are small enough.
-    let hash = match hashed && (!affordable || rows <= 1000) {
+    let hashed = match hashes {
+        Hashes::None => false,
+        Hashes::Affordable => rows <= FEW,
+        Hashes::All => true,
+    };
+    let hash = match hashed {
         true => {
             let one = "oid::text || ' ' || pg_catalog.md5(pg_catalog.lo_get(oid))";
             let sql = format!("SELECT {} FROM pg_catalog.pg_largeobject_metadata", sum_of(one));

@@ -5,6 +5,7 @@
 //! the same whatever the server's, the database's and the role's settings are. A long statement is stopped at the
 //! server when the work is cancelled.
 
+use std::io::BufRead as _;
 use std::net::{IpAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -151,9 +152,26 @@ impl Session {
         Ok(messages.iter().filter_map(text).collect())
     }
 
-    /// Whoever may stop what this session runs.
-    pub(super) fn stop(&self) -> Stop {
-        self.stop.clone()
+    /// Gives what a `COPY … TO STDOUT` gives, piece by piece.
+    pub(super) fn copy_out(&mut self, sql: &str, mut take: impl FnMut(&[u8])) -> Result<()> {
+        let copied = self.watched(|client| {
+            let mut reader = client.copy_out(sql)?;
+            loop {
+                let read = match reader.fill_buf() {
+                    Ok([]) => return Ok(Ok(())),
+                    Ok(bytes) => {
+                        take(bytes);
+                        bytes.len()
+                    }
+                    Err(e) => match e.downcast::<postgres::Error>() {
+                        Ok(e) => return Err(e),
+                        Err(e) => return Ok(Err(e)),
+                    },
+                };
+                reader.consume(read);
+            }
+        })?;
+        copied.map_err(|e| Error::new(Code::DatabaseInterrupted, "PostgreSQL cannot be read").because(e))
     }
 
     /// The server's major version.

@@ -6,20 +6,18 @@
 //! * The structure's hash is taken in the snapshot and again when the tool has read the catalogs: those show what others
 //!   have committed since. Where both differ, all is begun anew.
 //! * The stream starts as the tool's own form does, and ends well only after the tool has ended with status 0.
-//!
-//! Rows are counted on that same connection while the tool runs, by a thread that ends with the dump.
+//! * Every table that is in the snapshot is in the stream, which is read along with ([`Archive`]): its rows are counted and
+//!   hashed there. Large objects are asked of the server, in the snapshot, once the tool has ended.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use backstay_model::{Code, Error, Result};
 use jiff::Timestamp;
 
-use super::catalog::{self, Table, Which};
-use super::connect::{Session, Stop, check};
+use super::archive::Archive;
+use super::catalog::{self, Table};
+use super::connect::{Session, check};
 use super::{Postgres, structure, tools};
 use crate::adapter::{Dump, DumpRecord, Options, TableRecord, TlsSeen, Tool};
 use crate::tool::Output;
@@ -41,7 +39,10 @@ pub(super) struct PostgresDump {
     given: usize,
     bytes: u64,
     ended: bool,
-    counting: Counting,
+    archive: Archive,
+    /// Holds the snapshot and the locks.
+    session: Session,
+    options: Options,
     snapshot: Timestamp,
     position: Option<String>,
     facts: Facts,
@@ -55,10 +56,12 @@ struct Facts {
     schema_hash: String,
     roles: Vec<String>,
     notes: Vec<String>,
+    settings: BTreeMap<String, String>,
+    tables: Vec<Table>,
 }
 
 /// Begins a dump.
-pub(super) fn begin(postgres: &Postgres) -> Result<PostgresDump> {
+pub(super) fn begin(postgres: &mut Postgres) -> Result<PostgresDump> {
     let mut tries = 1;
     loop {
         match attempt(postgres)? {
@@ -74,10 +77,10 @@ pub(super) fn begin(postgres: &Postgres) -> Result<PostgresDump> {
 }
 
 /// One attempt; none where the structure has changed meanwhile.
-fn attempt(postgres: &Postgres) -> Result<Option<PostgresDump>> {
+fn attempt(postgres: &mut Postgres) -> Result<Option<PostgresDump>> {
+    let mut session = Session::open(&postgres.endpoint, &postgres.options, None)?;
+    let tool = postgres.dumper(&session)?;
     let options = &postgres.options;
-    let mut session = Session::open(&postgres.endpoint, options, None)?;
-    let tool = tools::choose("pg_dump", session.major(), options)?;
     if !lock_tables(&mut session)? {
         return Ok(None);
     }
@@ -86,42 +89,52 @@ fn attempt(postgres: &Postgres) -> Result<Option<PostgresDump>> {
     if !missing.is_empty() {
         return Err(incomplete(&missing));
     }
-    let facts = Facts {
-        server: postgres.version(&mut session)?,
-        tool: tool.clone(),
-        tls: session.seen()?,
-        schema_hash: structure::schema_hash(&mut session)?,
-        roles: catalog::roles(&mut session)?,
-        notes: catalog::notes(&mut session)?,
-    };
-    let tables = catalog::tables(&mut session, true)?;
-
     let mut program = tools::program(&tool, &postgres.endpoint, &session, None, options)?;
     program.args(["-Fc", "-Z0", "--snapshot", &name]);
     program.arg(format!("--lock-wait-timeout={}", options.lock_wait.as_millis()));
     let mut output = program.output(&tools::limits(options), tools::explain())?;
-    let first = beginning(&mut output)?;
+    // While the tool reads the catalogs, so do we.
+    let facts = Facts::ask(postgres, &mut session, tool)?;
     let mut other = Session::open(&postgres.endpoint, options, None)?;
+    let first = beginning(&mut output)?;
     if structure::schema_hash(&mut other)? != facts.schema_hash {
         return Ok(None);
     }
-    let counting = Counting::start(session, tables, options)?;
+    let mut archive = Archive::new(options.hashes);
+    archive.feed(&first)?;
     Ok(Some(PostgresDump {
         output,
         first,
         given: 0,
         bytes: 0,
         ended: false,
-        counting,
+        archive,
+        session,
+        options: options.clone(),
         snapshot,
         position,
         facts,
     }))
 }
 
+impl Facts {
+    fn ask(postgres: &Postgres, session: &mut Session, tool: Tool) -> Result<Self> {
+        Ok(Facts {
+            server: postgres.version(session)?,
+            tool,
+            tls: session.seen()?,
+            schema_hash: structure::schema_hash(session)?,
+            roles: catalog::roles(session)?,
+            notes: catalog::notes(session)?,
+            settings: catalog::settings(session)?,
+            tables: catalog::tables(session)?,
+        })
+    }
+}
+
 /// Opens the transaction and locks every table against being rewritten or removed. False where one is gone already.
 fn lock_tables(session: &mut Session) -> Result<bool> {
-    let tables = catalog::tables(session, false)?;
+    let tables = catalog::tables(session)?;
     let missing = catalog::missing(session)?;
     if !missing.is_empty() {
         return Err(incomplete(&missing));
@@ -214,6 +227,7 @@ impl Read for PostgresDump {
             return Ok(read);
         }
         let read = self.output.read(buf)?;
+        self.archive.feed(buf.get(..read).unwrap_or_default()).map_err(io::Error::other)?;
         self.bytes += read as u64;
         self.ended |= read == 0 && !buf.is_empty();
         Ok(read)
@@ -233,80 +247,46 @@ impl Dump for PostgresDump {
         if !self.ended {
             return Err(Error::new(Code::DatabaseInterrupted, "The dump was not read to its end"));
         }
-        let this = *self;
-        let tables = this.counting.finish()?;
+        let PostgresDump { archive, mut session, options, mut facts, snapshot, position, bytes, .. } = *self;
+        let tables = tables(archive, &mut session, &options, &mut facts)?;
         Ok(DumpRecord {
             format: FORMAT.to_owned(),
-            server: this.facts.server,
-            tool: this.facts.tool,
-            tls: this.facts.tls,
-            snapshot: this.snapshot,
-            position: this.position,
-            bytes: this.bytes,
+            server: facts.server,
+            tool: facts.tool,
+            tls: facts.tls,
+            snapshot,
+            position,
+            bytes,
             tables,
-            schema_hash: this.facts.schema_hash,
-            roles: this.facts.roles,
-            notes: this.facts.notes,
+            schema_hash: facts.schema_hash,
+            roles: facts.roles,
+            notes: facts.notes,
+            settings: facts.settings,
         })
     }
 }
 
-/// The thread that counts, and holds the snapshot's connection until the dump is over.
-struct Counting {
-    signals: Arc<Signals>,
-    stop: Stop,
-    thread: Option<JoinHandle<Result<Vec<TableRecord>>>>,
-}
-
-#[derive(Default)]
-struct Signals {
-    /// The tool has ended: the snapshot is not needed any longer than for counting.
-    over: AtomicBool,
-    /// Nobody wants what is counted.
-    unwanted: AtomicBool,
-}
-
-impl Counting {
-    fn start(mut session: Session, tables: Vec<Table>, options: &Options) -> Result<Self> {
-        let signals = Arc::new(Signals::default());
-        let stop = session.stop();
-        let (theirs, options) = (Arc::clone(&signals), options.clone());
-        let thread = thread::Builder::new()
-            .name("counting".to_owned())
-            .spawn(move || {
-                let more = || match theirs.unwanted.load(Ordering::Acquire) {
-                    true => Err(Error::new(Code::Cancelled, "The dump is not wanted any more")),
-                    false => check(&options.cancel),
-                };
-                let counted = catalog::content(&mut session, &tables, &Which::By(options.hashes), &more)?;
-                while !theirs.over.load(Ordering::Acquire) && more().is_ok() {
-                    thread::park_timeout(Duration::from_millis(200));
-                }
-                Ok(counted)
-            })
-            .map_err(|e| Error::new(Code::System, "A thread cannot be started").because(e))?;
-        Ok(Counting { signals, stop, thread: Some(thread) })
+/// The tables of the snapshot as they are in the dump.
+fn tables(
+    archive: Archive,
+    session: &mut Session,
+    options: &Options,
+    facts: &mut Facts,
+) -> Result<Vec<TableRecord>> {
+    let Some(read) = archive.finish()? else {
+        let why = "only counted, not hashed: its `pg_dump` writes a form that is newer than this Backstay";
+        facts.notes.push(format!("The rows of the dump were {why}"));
+        return catalog::content(session, &facts.tables, &[], &|| check(&options.cancel));
+    };
+    // Others than these are an extension's.
+    let mut read: BTreeMap<String, TableRecord> = read.into_iter().map(|t| (t.name.clone(), t)).collect();
+    let mut tables = Vec::with_capacity(facts.tables.len() + 1);
+    for table in &facts.tables {
+        let name = table.full();
+        let lacking = || Error::new(Code::DatabaseIncomplete, format!("The dump lacks the rows of {name}"));
+        tables.push(read.remove(&name).ok_or_else(lacking)?);
     }
-
-    /// What was counted. The tool has ended.
-    fn finish(mut self) -> Result<Vec<TableRecord>> {
-        let lost = || Error::new(Code::Internal, "The thread that counts rows is gone");
-        let thread = self.thread.take().ok_or_else(lost)?;
-        self.signals.over.store(true, Ordering::Release);
-        thread.thread().unpark();
-        thread.join().map_err(|_panic| lost())?
-    }
-}
-
-impl Drop for Counting {
-    fn drop(&mut self) {
-        self.signals.unwanted.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
-            while !thread.is_finished() {
-                self.stop.now();
-                thread::sleep(Duration::from_millis(5));
-            }
-        }
-    }
+    tables.extend(catalog::large_objects(session, options.hashes)?);
+    tables.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(tables)
 }

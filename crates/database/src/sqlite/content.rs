@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use super::copy::{failed, open_immutable};
 use super::{Content, Journal};
 use crate::adapter::{Hashes, TableRecord};
+use crate::rows::hex;
 
 /// Bytes of all tables together that are hashed without being felt.
 const AFFORDABLE: u64 = 64 << 20;
@@ -222,11 +223,4 @@ fn update(hash: &mut Sha256, value: ValueRef<'_>) -> u64 {
     hash.update((bytes.len() as u64).to_le_bytes());
     hash.update(bytes);
     bytes.len() as u64 + 9
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut all, byte| {
-        write!(all, "{byte:02x}").ok();
-        all
-    })
 }

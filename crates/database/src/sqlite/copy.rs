@@ -358,7 +358,7 @@ fn sum(path: &Path) -> Result<(u64, String)> {
     let mut bytes = 0;
     loop {
         match file.read(&mut block) {
-            Ok(0) => return Ok((bytes, content::hex(&hash.finalize()))),
+            Ok(0) => return Ok((bytes, crate::rows::hex(&hash.finalize()))),
             Ok(read) => {
                 hash.update(block.get(..read).unwrap_or_default());
                 bytes += read as u64;

@@ -381,6 +381,7 @@ impl Dump for Copy<'_> {
             schema_hash: content.schema_hash,
             roles: Vec::new(),
             notes: content.notes,
+            settings: Default::default(),
         })
     }
 }

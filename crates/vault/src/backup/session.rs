@@ -154,6 +154,11 @@ impl Session {
         }
     }
 
+    /// zstd's level.
+    pub fn level(&self) -> i32 {
+        self.level
+    }
+
     pub fn is_dry(&self) -> bool {
         self.dry.is_some()
     }
@@ -310,9 +315,9 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub fn new(session: &Arc<Session>, uploads: Option<&Uploads>) -> Result<Self> {
+    pub fn new(session: &Arc<Session>, uploads: Option<&Uploads>, level: i32) -> Result<Self> {
         let compresses = session.vault.compresses() && !session.is_dry();
-        let compressor = compresses.then(|| Compressor::new(session.level)).transpose()?;
+        let compressor = compresses.then(|| Compressor::new(level)).transpose()?;
         Ok(Worker {
             session: Arc::clone(session),
             sender: uploads.map(Uploads::sender).transpose()?.cloned(),

@@ -21,6 +21,9 @@ use crate::id::Id;
 
 /// Bytes that are handed to another thread at once, unless two of the largest pieces are more.
 const BATCH: usize = 1 << 20;
+/// zstd's level, at most: whoever writes a stream holds a snapshot of a database meanwhile, so speed comes before the last few
+/// per cent of size.
+const LEVEL: i32 = 1;
 /// Batches that wait for a thread.
 const WAITING: usize = 4;
 
@@ -67,6 +70,11 @@ impl SnapshotWriter {
         }
     }
 
+    /// A worker that compresses lightly.
+    fn stream_worker(&self) -> Result<Worker> {
+        self.worker_of(self.session.level().min(LEVEL))
+    }
+
     fn store_stream(&self, chunker: &Chunker, reader: &mut dyn Read) -> Result<std::io::Result<Stored>> {
         let lists: Mutex<Vec<Vec<Id>>> = Mutex::default();
         let (sender, receiver) = bounded(WAITING);
@@ -83,13 +91,13 @@ impl SnapshotWriter {
                     Err(e) => return Ok(Err(e)),
                 };
                 if last && receiver.is_some() {
-                    store(&batch, &mut self.worker()?, &lists)?;
+                    store(&batch, &mut self.stream_worker()?, &lists)?;
                     return Ok(Ok(()));
                 }
                 if let Some(receiver) = receiver.take() {
                     for _ in 0..crate::workers() {
                         let (worker, receiver, give_back) =
-                            (self.worker()?, receiver.clone(), give_back.clone());
+                            (self.stream_worker()?, receiver.clone(), give_back.clone());
                         let (session, lists) = (&*self.session, &lists);
                         scope.spawn(move || help(session, worker, &receiver, &give_back, lists));
                     }
