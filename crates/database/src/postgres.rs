@@ -91,10 +91,7 @@ impl Database for Postgres {
         let mut session = Session::open(&self.endpoint, &self.options, None)?;
         // Names without a schema are what the app means by them.
         session.run("RESET search_path; BEGIN READ ONLY")?;
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        // A cursor reads no more than is wanted, and takes nothing but a query.
-        session.rows(&format!("DECLARE backstay NO SCROLL CURSOR FOR {sql}"), &[])?;
-        session.texts(&format!("FETCH {limit} FROM backstay"))
+        session.first_texts(sql, limit)
     }
 
     fn dump(&mut self) -> Result<Box<dyn Dump + '_>> {

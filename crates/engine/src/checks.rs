@@ -140,11 +140,20 @@ impl Engine {
         let mut everything = app.clone();
         everything.config.databases.take = true;
         everything.config.databases.without.clear();
+        everything.config.databases.replicas.clear();
         let databases = self.linked_names(&everything)?;
         let mut checks = Vec::new();
         for link in &links {
             cancel.check()?;
-            checks.push(look(&app, link, (&databases, &taken), cancel));
+            let mut check = look(&app, link, (&databases, &taken), cancel);
+            for (name, replica) in &app.config.databases.replicas {
+                if *name == link.name {
+                    check.notes.push(format!("Points have it as its replica `{replica}` has it"));
+                } else if *replica == link.name {
+                    check.notes.push(format!("A replica: what points have of `{name}` is read here"));
+                }
+            }
+            checks.push(check);
         }
         cancel.check()?;
         Ok(checks)

@@ -92,11 +92,14 @@ pub struct Databases {
     /// Which tables get a hash of their content; none for those that are small enough not to be felt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hashes: Option<Hashes>,
+    /// Connections whose databases are read from elsewhere for a dump: each with the connection of a replica.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub replicas: BTreeMap<String, String>,
 }
 
 impl Default for Databases {
     fn default() -> Self {
-        Databases { take: true, without: Vec::new(), every: None, hashes: None }
+        Databases { take: true, without: Vec::new(), every: None, hashes: None, replicas: BTreeMap::new() }
     }
 }
 

@@ -70,9 +70,29 @@ impl Postgres {
     #[must_use]
     pub fn with(setup: &PostgresSetup) -> Self {
         let template = Template::get();
+        Self::on(&template.0.path().join("data"), setup, Arc::clone(&template))
+    }
+
+    /// A standby of this server, which follows it.
+    ///
+    /// # Panics
+    /// When it cannot be made or does not start.
+    #[must_use]
+    pub fn standby(&self) -> Self {
+        let base = folder();
+        let data = base.path().join("data");
+        run(self.client("pg_basebackup").args(["-X", "stream", "-R", "-D"]).arg(&data)).ok();
+        if let Some(account) = account() {
+            run(Command::new("chown").arg("-R").arg(account).arg(&data)).ok();
+        }
+        Self::on(&data, &PostgresSetup::default(), Template::get())
+    }
+
+    /// One whose data are a copy of these.
+    fn on(original: &Path, setup: &PostgresSetup, template: Arc<Template>) -> Self {
         let dir = folder();
         let data = dir.path().join("data");
-        run(Command::new("cp").arg("-a").arg(template.0.path().join("data")).arg(&data)).ok();
+        run(Command::new("cp").arg("-a").arg(original).arg(&data)).ok();
         let port = free_port();
         configure(&data, dir.path(), port, setup);
         let (running, keeper) = keep(&data, dir.path().join("server.log"));
@@ -298,7 +318,7 @@ fn configure(data: &Path, socket: &Path, port: u16, setup: &PostgresSetup) {
         lines.push("ssl_ca_file = 'client-ca.pem'".to_owned());
     }
     lines.extend(setup.settings.iter().cloned());
-    let mut access = vec!["local all postgres scram-sha-256".to_owned()];
+    let mut access = vec!["local all,replication postgres scram-sha-256".to_owned()];
     match setup.access.is_empty() {
         true => access.push("local all all scram-sha-256\nhost all all all scram-sha-256".to_owned()),
         false => access.extend(setup.access.iter().cloned()),

@@ -205,6 +205,10 @@ pub struct AppFlags {
     /// Connection whose database is left out; replaces those set before (may be given several times; "" for none)
     #[arg(long, value_name = "NAME", help_heading = "Databases")]
     pub without_database: Vec<String>,
+    /// Connection whose database is read through another connection for a dump, one of a replica; replaces those set before
+    /// (may be given several times; "" for none)
+    #[arg(long, value_name = "NAME=REPLICA", help_heading = "Databases")]
+    pub replica: Vec<String>,
     /// Which tables get a hash of their content in the record of a dump: none, affordable (small ones), all
     #[arg(long, value_name = "WHICH", help_heading = "Databases")]
     pub database_hashes: Option<String>,

@@ -9,6 +9,7 @@ mod connections;
 mod kill;
 mod kills;
 mod points;
+mod replica;
 mod restore;
 mod shop;
 mod shop_watch;

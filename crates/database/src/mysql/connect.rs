@@ -226,6 +226,18 @@ impl Session {
         Ok(rows.into_iter().map(|row| row.unwrap().into_iter().map(bytes).collect()).collect())
     }
 
+    /// The rows of a query whose columns differ between servers, by their names; the error is the driver's own.
+    pub(super) fn try_named(&mut self, query: &str) -> ::mysql::Result<Vec<Vec<(String, String)>>> {
+        let rows: Vec<::mysql::Row> = self.conn.query(query)?;
+        let named = |row: ::mysql::Row| {
+            let names: Vec<String> = row.columns_ref().iter().map(|c| c.name_str().into_owned()).collect();
+            let value = |value| String::from_utf8_lossy(&bytes(value).unwrap_or_default()).into_owned();
+            let values = row.unwrap().into_iter().map(value);
+            names.into_iter().zip(values).collect()
+        };
+        Ok(rows.into_iter().map(named).collect())
+    }
+
     /// The first row of a query that always has one.
     pub(super) fn row(&mut self, query: &str) -> Result<Row> {
         let first = self.rows(query)?.into_iter().next();

@@ -103,7 +103,7 @@ pub(super) fn notes(session: &mut Session, database: &str) -> Result<Vec<String>
          ORDER BY TABLE_NAME",
         literal(database)
     ))?;
-    let mut notes = Vec::new();
+    let mut notes: Vec<String> = replica(session).into_iter().collect();
     if !tables.is_empty() {
         let what = "have no transactions and are dumped as they are at their turn";
         notes.push(format!("{} tables {what}: {}", tables.len(), some(&tables)));
@@ -113,6 +113,21 @@ pub(super) fn notes(session: &mut Session, database: &str) -> Result<Vec<String>
         notes.push(format!("{} tables {what}: {}", versioned.len(), some(&versioned)));
     }
     Ok(notes)
+}
+
+/// How far a replica is behind, where this user may see it.
+fn replica(session: &mut Session) -> Option<String> {
+    let statement = match session.flavour {
+        Flavour::MariaDb => "SHOW ALL SLAVES STATUS",
+        Flavour::MySql => "SHOW REPLICA STATUS",
+    };
+    let rows = session.try_named(statement).ok()?;
+    let behind =
+        rows.first()?.iter().find(|(name, _)| name.starts_with("Seconds_Behind_")).map(|(_, value)| value);
+    Some(match behind {
+        Some(seconds) if !seconds.is_empty() => format!("The server is a replica, {seconds} s behind"),
+        _ => "The server is a replica and does not follow its primary now".to_owned(),
+    })
 }
 
 /// The first of them.

@@ -42,7 +42,7 @@ pub(super) struct Archive {
     held: Vec<u8>,
     form: Form,
     /// Entries with data whose blocks have not come yet; tables among them.
-    waiting: BTreeMap<u32, Option<Table>>,
+    waiting: BTreeMap<u32, Option<Box<Table>>>,
     tables: Vec<Table>,
 }
 
@@ -61,7 +61,7 @@ enum State {
     /// Between blocks.
     Between,
     /// In the block of rows of a table, or of something else with lines.
-    Rows(Option<Table>, Part),
+    Rows(Option<Box<Table>>, Part),
     /// In a block of large objects; inside of one.
     Objects(bool, Part),
     /// A version that is not known.
@@ -153,7 +153,8 @@ impl Archive {
                 let Some(entry) = entry(&mut cursor)? else { return Ok(false) };
                 *rest = cursor.rest;
                 if entry.has_data {
-                    let table = entry.table.map(|(name, copy)| Table::new(name, &copy, self.hashes));
+                    let table =
+                        entry.table.map(|(name, copy)| Box::new(Table::new(name, &copy, self.hashes)));
                     self.waiting.insert(entry.number, table);
                 }
                 self.next_entry(left - 1);
@@ -224,7 +225,7 @@ impl Archive {
         let next = || usize::try_from(length).map(Part::Bytes).map_err(|_negative| damaged());
         self.state = match (std::mem::replace(&mut self.state, State::Between), length) {
             (State::Rows(Some(table), _), 0) => {
-                self.tables.push(table);
+                self.tables.push(*table);
                 State::Between
             }
             (State::Rows(None, _), 0) | (State::Objects(false, _), 0) => State::Between,

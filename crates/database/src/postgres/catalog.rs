@@ -241,6 +241,7 @@ pub(super) fn notes(session: &mut Session) -> Result<Vec<String>> {
     if !superuser && session.one::<i64>(mine, &[])? > 0 {
         notes.push("Subscriptions are in the dump of a superuser only".to_owned());
     }
+    notes.extend(standby(session)?);
     let untrusted = "SELECT e.extname::text FROM pg_catalog.pg_extension e
          JOIN pg_catalog.pg_available_extension_versions v ON v.name = e.extname AND v.version = e.extversion
         WHERE v.superuser AND NOT v.trusted ORDER BY 1";
@@ -251,6 +252,24 @@ pub(super) fn notes(session: &mut Session) -> Result<Vec<String>> {
         }
     }
     Ok(notes)
+}
+
+/// How far a standby is behind.
+fn standby(session: &mut Session) -> Result<Option<String>> {
+    if !session.one::<bool>("SELECT pg_catalog.pg_is_in_recovery()", &[])? {
+        return Ok(None);
+    }
+    let last: Option<String> =
+        session.one("SELECT date_trunc('second', pg_catalog.pg_last_xact_replay_timestamp())::text", &[])?;
+    let follows = match session.one::<bool>("SELECT pg_catalog.pg_is_wal_replay_paused()", &[])? {
+        true => ", and following is paused",
+        false if session.one("SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver)", &[])? => "",
+        false => ", and is not connected to its primary now",
+    };
+    let last = last.map_or("has seen no change since it was started".to_owned(), |last| {
+        format!("has what was committed until {last}")
+    });
+    Ok(Some(format!("The server is a standby: it {last}{follows}")))
 }
 
 /// The roles that own something, or to whom something is granted.

@@ -152,6 +152,14 @@ impl Session {
         Ok(messages.iter().filter_map(text).collect())
     }
 
+    /// The first column of the first rows of somebody's query, in a transaction that can only read.
+    pub(super) fn first_texts(&mut self, sql: &str, limit: usize) -> Result<Vec<String>> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        // A cursor reads no more than is wanted, and takes nothing but a query.
+        self.rows(&format!("DECLARE backstay NO SCROLL CURSOR FOR {sql}"), &[])?;
+        self.texts(&format!("FETCH {limit} FROM backstay"))
+    }
+
     /// Gives what a `COPY … TO STDOUT` gives, piece by piece.
     pub(super) fn copy_out(&mut self, sql: &str, mut take: impl FnMut(&[u8])) -> Result<()> {
         let copied = self.watched(|client| {

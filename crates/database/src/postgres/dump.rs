@@ -243,6 +243,16 @@ impl Dump for PostgresDump {
         self.snapshot
     }
 
+    fn texts(&mut self, sql: &str, limit: usize) -> Option<Result<Vec<String>>> {
+        // Names without a schema are what the app means by them. All of it is taken back, an error too.
+        let asked = self
+            .session
+            .run("SAVEPOINT backstay; SET LOCAL search_path TO DEFAULT")
+            .and_then(|()| self.session.first_texts(sql, limit));
+        let back = self.session.run("ROLLBACK TO SAVEPOINT backstay; RELEASE SAVEPOINT backstay");
+        Some(asked.and_then(|texts| back.map(|()| texts)))
+    }
+
     fn finish(self: Box<Self>) -> Result<DumpRecord> {
         if !self.ended {
             return Err(Error::new(Code::DatabaseInterrupted, "The dump was not read to its end"));

@@ -51,6 +51,8 @@ fn server(state: &str, message: &str) -> Code {
         "55P03" => Code::DatabaseLockTimeout,
         "57014" if has("timeout") => Code::DatabaseLockTimeout,
         "57014" => Code::Cancelled,
+        // Of a standby: what is read was removed at the primary.
+        "40001" if has("conflict with recovery") => Code::DatabaseInterrupted,
         "57P03" => Code::DatabaseUnreachable,
         _ if state.starts_with("57P") || state.starts_with("08") => Code::DatabaseInterrupted,
         _ => Code::DatabaseFailed,
@@ -112,7 +114,8 @@ fn certificate(error: &rustls::Error, during: During) -> Code {
 }
 
 /// What a tool says, and what it means. The first that is found counts.
-const TOOLS: [(&str, Code); 31] = [
+const TOOLS: [(&str, Code); 32] = [
+    ("due to conflict with recovery", Code::DatabaseInterrupted),
     ("server version mismatch", Code::DatabaseToolTooOld),
     ("unsupported version", Code::DatabaseToolTooOld),
     ("unrecognized data block type", Code::DatabaseDumpUnusable),

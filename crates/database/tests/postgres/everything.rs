@@ -6,6 +6,7 @@ use backstay_database::{Hashes, Options, Side};
 use backstay_testing::program;
 
 use crate::bench::{PASSWORD, Server, dump, endpoint, lines, quoted, role, target};
+use backstay_model::Code;
 use backstay_testing::Postgres;
 
 const EVERYTHING: &str = r##"
@@ -168,6 +169,69 @@ fn what_the_database_has_outside_its_content_is_carried_over() {
     assert_eq!(sorted(&facts("carried")), sorted(&before));
     database.discard(&exchange).unwrap();
     postgres.psql("postgres", "DROP DATABASE carried");
+}
+
+#[test]
+fn values_are_compared_as_the_dump_wrote_them() {
+    let server = Server::new();
+    let postgres = &server.0;
+    postgres.psql(
+        "postgres",
+        "CREATE DATABASE worded ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0;
+         ALTER DATABASE worded SET timezone TO 'Asia/Tokyo'; ALTER DATABASE worded SET bytea_output TO 'escape';
+         ALTER DATABASE worded SET datestyle TO 'German'; ALTER DATABASE worded SET intervalstyle TO 'iso_8601';
+         ALTER DATABASE worded SET extra_float_digits TO -5; ALTER DATABASE worded SET lc_monetary TO 'C.UTF-8'",
+    );
+    postgres.psql(
+        "worded",
+        "CREATE TABLE v (z timestamptz, b bytea, d date, i interval, f float8, m money, t text, g int GENERATED ALWAYS AS (1) STORED);
+         INSERT INTO v VALUES ('2026-01-02 03:04:05+06', '\\x00ff41', '2026-03-04', '1 day 02:03', 0.1::float8 + 0.2, 12.34, chr(252) || chr(10) || 'tab' || chr(9), DEFAULT);
+         CREATE TABLE parent (c int, a int); CREATE TABLE child (b int, c int) INHERITS (parent); INSERT INTO child VALUES (1, 2, 3); INSERT INTO parent VALUES (4, 5)",
+    );
+    let endpoint = endpoint(postgres, Postgres::USER, Postgres::PASSWORD, "worded");
+    let mut database = backstay_database::open(&endpoint, Options::default()).unwrap();
+    let (bytes, record) = dump(&mut *database);
+    assert_eq!(record.settings["TimeZone"], "Asia/Tokyo");
+    assert_eq!(record.settings["encoding"], "LATIN1");
+    assert!(record.tables.iter().all(|table| table.hash.is_some() && table.rows == 1), "{:?}", record.tables);
+    let exchange = database.exchange_names("0a0b0c0d");
+    assert_eq!(database.stage(&mut bytes.as_slice(), &record, &exchange).unwrap(), [""; 0]);
+    database.discard(&exchange).unwrap();
+
+    // One byte of one value is another.
+    let at = bytes.windows(10).position(|window| window == b"2026-03-04").unwrap();
+    let mut other = bytes.clone();
+    other[at + 9] = b'5';
+    let error = database.stage(&mut other.as_slice(), &record, &exchange).unwrap_err();
+    assert_eq!(error.code(), Code::DatabaseMismatch, "{error:?}");
+    // A server that does not write as that one did compares numbers of rows, and says so.
+    let mut strange = record.clone();
+    strange.settings.insert("TimeZone".to_owned(), "Mars/Olympus".to_owned());
+    let words = database.stage(&mut bytes.as_slice(), &strange, &exchange).unwrap();
+    assert!(words.iter().any(|w| w.starts_with("Rows were counted and not compared")), "{words:?}");
+    database.discard(&exchange).unwrap();
+    postgres.psql("postgres", "DROP DATABASE worded");
+}
+
+#[test]
+fn the_snapshot_itself_can_be_asked() {
+    let server = Server::new();
+    let postgres = &server.0;
+    postgres.psql("postgres", "CREATE DATABASE asked; ALTER DATABASE asked SET search_path TO app");
+    postgres.psql("asked", "CREATE SCHEMA app; CREATE TABLE app.files (path text); INSERT INTO app.files VALUES ('a'), (NULL), ('b')");
+    let endpoint = endpoint(postgres, Postgres::USER, Postgres::PASSWORD, "asked");
+    let mut database = backstay_database::open(&endpoint, Options::default()).unwrap();
+    let mut dump = database.dump().unwrap();
+    postgres.psql("asked", "DELETE FROM app.files; INSERT INTO app.files VALUES ('later')");
+    let mut ask = |sql: &str| dump.texts(sql, 10).unwrap();
+    assert_eq!(ask("SELECT path FROM files ORDER BY 1").unwrap(), ["a", "b"]);
+    assert!(ask("SELECT path FROM nowhere").is_err());
+    assert!(ask("DELETE FROM files RETURNING path").is_err());
+    assert_eq!(ask("SELECT path FROM files ORDER BY 1").unwrap(), ["a", "b"], "an error takes nothing away");
+    std::io::copy(&mut dump, &mut std::io::sink()).unwrap();
+    let record = dump.finish().unwrap();
+    assert_eq!((record.tables[0].name.as_str(), record.tables[0].rows), ("app.files", 3));
+    postgres.psql("postgres", "DROP DATABASE asked");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Invariants: what is due follows from the manifest of the point before alone, so a lost state changes nothing. A database that was
 //! never saved is always due, and so is every one in a point that a person asked for or that comes before a restore.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use backstay_catalog::App;
@@ -26,7 +26,10 @@ const SLACK: Duration = Duration::from_mins(15);
 pub(crate) struct Linked {
     /// The name of the connection.
     pub name: String,
+    /// What is read for a dump.
     endpoint: Result<Endpoint>,
+    /// The connection that it is read through, where that is another.
+    replica: Option<String>,
 }
 
 /// Whether a database is to be in a point.
@@ -42,44 +45,91 @@ impl Engine {
         if !app.config.databases.take {
             return Ok(Vec::new());
         }
-        let left_out = &app.config.databases.without;
+        let (left_out, replicas) = (&app.config.databases.without, &app.config.databases.replicas);
         let home = app.home.as_ref().and_then(|home| home.canonicalize().ok());
         let links = match self.connections(&app.name) {
             // Its first backup makes it known.
             Err(e) if e.code() == Code::AppNotFound => Vec::new(),
             links => links?,
         };
+        let wanted =
+            |link: &&Link| !left_out.contains(&link.name) && !replicas.values().any(|r| *r == link.name);
         Ok(links
-            .into_iter()
-            .filter(|link| !left_out.contains(&link.name))
-            .filter_map(|link| linked(link, home.as_ref()))
+            .iter()
+            .filter(wanted)
+            .filter_map(|link| {
+                let linked = linked(link, home.as_ref())?;
+                Some(match replicas.get(&link.name) {
+                    Some(replica) => linked.read_from(replica, &links),
+                    None => linked,
+                })
+            })
             .collect())
     }
 }
 
-fn linked(link: Link, home: Option<&PathBuf>) -> Option<Linked> {
-    let Link { name, kind, endpoint, .. } = link;
-    match endpoint {
+fn linked(link: &Link, home: Option<&PathBuf>) -> Option<Linked> {
+    match &link.endpoint {
         // Of a custom string that is no database's nothing can be said.
-        Err(_) if kind == ConnectionType::Custom => None,
+        Err(_) if link.kind == ConnectionType::Custom => None,
         Ok(Endpoint { kind: Kind::Sqlite, place: Place::File(file), .. })
-            if home.is_some_and(|home| is_inside(&file, home)) =>
+            if home.is_some_and(|home| is_inside(file, home)) =>
         {
             None
         }
-        endpoint => Some(Linked { name, endpoint }),
+        endpoint => Some(Linked { name: link.name.clone(), endpoint: again(endpoint), replica: None }),
     }
 }
 
-fn is_inside(file: &std::path::Path, home: &PathBuf) -> bool {
+/// The same; an error with its words and what to do.
+fn again(endpoint: &Result<Endpoint>) -> Result<Endpoint> {
+    match endpoint {
+        Ok(endpoint) => Ok(endpoint.clone()),
+        Err(e) => Err(Error::new(e.code(), e.message()).advise(e.advice())),
+    }
+}
+
+fn is_inside(file: &std::path::Path, home: &Path) -> bool {
     let folder = file.parent().and_then(|folder| folder.canonicalize().ok());
     !file.is_absolute() || folder.is_some_and(|folder| folder.starts_with(home))
 }
 
 impl Linked {
-    /// Where it is; the error is that its string cannot be read.
+    /// The same, read through another connection of the app. Never through its own instead: whoever names a replica wants the
+    /// primary left alone.
+    fn read_from(self, replica: &str, links: &[Link]) -> Self {
+        let kind = self.endpoint.as_ref().ok().map(|e| e.kind);
+        let endpoint = match links.iter().find(|link| link.name == replica) {
+            None => Err(Error::new(
+                Code::ConnectionNotFound,
+                format!(
+                    "The replica of `{}` is to be read through `{replica}`, which is no connection of the app",
+                    self.name
+                ),
+            )),
+            Some(link) => again(&link.endpoint).and_then(|endpoint| match kind {
+                Some(kind) if kind != endpoint.kind => Err(Error::new(
+                    Code::Conflict,
+                    format!("`{}` is {} and its replica `{replica}` is {endpoint}", self.name, kind.name()),
+                )),
+                _ => Ok(endpoint),
+            }),
+        };
+        Linked { endpoint, replica: Some(replica.to_owned()), ..self }
+    }
+
+    /// Where it is read; the error is that its string cannot be read.
     pub fn endpoint(&self) -> Result<&Endpoint> {
         self.endpoint.as_ref().map_err(|e| Error::new(e.code(), e.message()).advise(e.advice()))
+    }
+
+    /// Where it is read, in words.
+    pub fn source(&self) -> String {
+        let endpoint = self.endpoint.as_ref().map(ToString::to_string).unwrap_or_default();
+        match &self.replica {
+            Some(replica) => format!("{endpoint} (through `{replica}`)"),
+            None => endpoint,
+        }
     }
 
     /// What the dump is named after.

@@ -12,7 +12,7 @@ use std::os::fd::AsFd as _;
 use std::path::{Component, Path, PathBuf};
 
 use backstay_catalog::App;
-use backstay_database::{Database, Endpoint, Kind};
+use backstay_database::{Database, Dump, Endpoint, Kind};
 use backstay_model::app::Reference;
 use backstay_model::{Cancel, Code, Error, Problem, ProblemKind, Result};
 use backstay_tree::beneath::Root;
@@ -36,6 +36,13 @@ pub(crate) struct Named {
 }
 
 impl Named {
+    /// What the dump's own snapshot says; none where that cannot be asked.
+    pub fn in_snapshot(&self, dump: &mut dyn Dump) -> Option<Named> {
+        let mut ask = |(rule, _): &(Reference, _)| Some((rule.clone(), dump.texts(&rule.query, PATHS_MAX)?));
+        let rules = self.rules.iter().map(&mut ask).collect::<Option<_>>()?;
+        Some(Named { connection: self.connection.clone(), rules })
+    }
+
     /// What either of two looks has found. A row that came and went between them is not known: that is some milliseconds.
     pub fn of_both(before: Option<Named>, after: Option<Named>) -> Option<Named> {
         let (Some(mut before), Some(after)) = (before, after) else { return None };

@@ -95,10 +95,11 @@ impl Engine {
             let started = self.clock.now();
             let before = self.names_of(app, link, job);
             let dump = database.dump().map_err(|e| judge(job, e));
-            if let Some(dump) = saved.tell(job, link, dump)? {
+            if let Some(mut dump) = saved.tell(job, link, dump)? {
+                // Where the snapshot cannot be asked: what it names was there before it or is there after it.
+                let exact = before.as_ref().and_then(|before| before.in_snapshot(&mut *dump));
+                named.extend(exact.or_else(|| Named::of_both(before, self.names_of(app, link, job))));
                 begun.push(Begun { link, dump, probe: probe.clone(), started });
-                // What the snapshot names was there before it or is there after it.
-                named.extend(Named::of_both(before, self.names_of(app, link, job)));
             }
         }
         let since = self.clock.now();
@@ -154,7 +155,7 @@ impl Engine {
             saved.waiting.push(waiting);
             return Ok(None);
         }
-        job.log(format!("{}: {endpoint}, {}", link.name, probe.version));
+        job.log(format!("{}: {}, {}", link.name, link.source(), probe.version));
         Ok(Some(Open { link, database, probe }))
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Invariants: pure but for finding the compose file. What is not given stays as it is.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use backstay_engine::parse_duration;
@@ -218,6 +219,9 @@ fn databases(flags: &AppFlags, databases: &mut Databases) -> Result<()> {
     if !flags.without_database.is_empty() {
         databases.without = flags.without_database.iter().filter(|n| !n.is_empty()).cloned().collect();
     }
+    if !flags.replica.is_empty() {
+        databases.replicas = replicas(&flags.replica)?;
+    }
     match flags.database_hashes.as_deref() {
         None => {}
         Some("none") => databases.hashes = Some(Hashes::None),
@@ -226,6 +230,22 @@ fn databases(flags: &AppFlags, databases: &mut Databases) -> Result<()> {
         Some(_) => return Err(usage("--database-hashes takes none, affordable or all")),
     }
     Ok(())
+}
+
+/// `NAME=REPLICA`, each a name of a connection; an empty one is none.
+fn replicas(given: &[String]) -> Result<BTreeMap<String, String>> {
+    let pair = |text: &&String| !text.is_empty();
+    let pairs = given.iter().filter(pair).map(|text| match text.split_once('=') {
+        Some((name, replica)) if !name.is_empty() && !replica.is_empty() && name != replica => {
+            Ok((name.to_owned(), replica.to_owned()))
+        }
+        _ => Err(usage("--replica takes NAME=REPLICA, the names of two connections")),
+    });
+    let replicas: BTreeMap<String, String> = pairs.collect::<Result<_>>()?;
+    match replicas.values().any(|replica| replicas.contains_key(replica)) {
+        true => Err(usage("A replica cannot have a replica of its own")),
+        false => Ok(replicas),
+    }
 }
 
 fn references(flags: &AppFlags, references: &mut Vec<Reference>) {
