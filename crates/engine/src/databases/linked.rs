@@ -11,6 +11,7 @@ use backstay_database::{ConnectionType, Endpoint, Kind, Options, Place};
 use backstay_model::{Cancel, Code, Error, Origin, Problem, ProblemKind, Result};
 use jiff::Timestamp;
 
+use crate::in_app;
 use crate::manifest::{Manifest, Waiting};
 use crate::settings::Link;
 use crate::state::Engine;
@@ -26,6 +27,8 @@ const SLACK: Duration = Duration::from_mins(15);
 pub(crate) struct Linked {
     /// The name of the connection.
     pub name: String,
+    /// Whether it is the app's own MySQL, which may have to be started ([`Engine::hold_linked`]).
+    pub in_app: bool,
     endpoint: Result<Endpoint>,
 }
 
@@ -49,11 +52,22 @@ impl Engine {
             Err(e) if e.code() == Code::AppNotFound => Vec::new(),
             links => links?,
         };
-        Ok(links
+        let by_hand = |link: &Link| self.in_app_by_hand(app, link).is_some();
+        let links = links
             .into_iter()
-            .filter(|link| !left_out.contains(&link.name))
-            .filter_map(|link| linked(link, home.as_ref()))
-            .collect())
+            .filter(|link| !left_out.contains(&link.name) && !by_hand(link))
+            .filter_map(|link| linked(link, home.as_ref()));
+        Ok(self.linked_in_app(app).into_iter().chain(links).collect())
+    }
+
+    /// The app's own MySQL, unless it is left out.
+    fn linked_in_app(&self, app: &App) -> Option<Linked> {
+        let wanted =
+            app.config.in_app_mysql && !app.config.databases.without.iter().any(|n| n == in_app::NAME);
+        wanted.then(|| {
+            let endpoint = self.in_app_endpoint(app);
+            Linked { name: in_app::NAME.to_owned(), in_app: true, endpoint }
+        })
     }
 }
 
@@ -67,7 +81,7 @@ fn linked(link: Link, home: Option<&PathBuf>) -> Option<Linked> {
         {
             None
         }
-        endpoint => Some(Linked { name, endpoint }),
+        endpoint => Some(Linked { name, in_app: false, endpoint }),
     }
 }
 
@@ -77,6 +91,11 @@ fn is_inside(file: &std::path::Path, home: &PathBuf) -> bool {
 }
 
 impl Linked {
+    /// It cannot be reached, and why.
+    pub fn failed(&mut self, why: Error) {
+        self.endpoint = Err(why);
+    }
+
     /// Where it is; the error is that its string cannot be read.
     pub fn endpoint(&self) -> Result<&Endpoint> {
         self.endpoint.as_ref().map_err(|e| Error::new(e.code(), e.message()).advise(e.advice()))
