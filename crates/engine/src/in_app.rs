@@ -18,7 +18,7 @@
 use std::fs::{File, OpenOptions, Permissions};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backstay_catalog::App;
 use backstay_database::{ConnectionType, Endpoint, InApp, Kind, Options, Place};
@@ -43,6 +43,8 @@ const PASSWORD: &str = "password";
 const WANTED: &str = "wanted";
 const USE: &str = "use";
 const ARRIVING: &str = "arriving";
+/// How long what fills a folder may take to end after it was killed.
+const ENDING: Duration = Duration::from_secs(10);
 /// The account that a server runs as where Backstay runs as root.
 const ACCOUNT: &str = "mysql";
 
@@ -179,6 +181,22 @@ impl Server {
     }
 }
 
+/// Removes a folder with all that is in it. What a killed process had started to fill it may still be ending.
+fn remove_all(folder: &Path) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        match std::fs::remove_dir_all(folder) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) if begin.elapsed() > ENDING => {
+                let message = format!("Cannot remove {}", folder.display());
+                return Err(Error::new(Code::StateAccess, message).because(e));
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            Ok(()) => return Ok(()),
+        }
+    }
+}
+
 /// The record that the password of an app is sealed for.
 fn record_of(app: &AppName) -> String {
     format!("app/{app}/in-app-mysql")
@@ -289,6 +307,11 @@ impl Engine {
     /// Starts a server that is to run and does not; true when that was so.
     pub(crate) fn tend_in_app(&self, app: &App, cancel: &Cancel) -> Result<bool> {
         let server = self.in_app_of(app)?;
+        let closed = std::fs::metadata(&self.state).is_ok_and(|meta| meta.mode() & 0o001 == 0);
+        if closed && server.account.is_some() && server.is_wanted() {
+            // A service manager that makes the state folder for us sets its mode at each start.
+            self.open_ways()?;
+        }
         let fell = server.is_wanted() && server.exists() && !server.at(cancel).is_running();
         if fell {
             self.start_in_app(server, cancel)?;
@@ -518,10 +541,8 @@ impl Engine {
         let server = self.in_app(app, Some(ACCOUNT))?;
         server.at(&Cancel::new()).stop()?;
         // What says that it may go goes last.
-        for part in [folder.join("data"), folder.clone()].iter().filter(|part| part.exists()) {
-            std::fs::remove_dir_all(part).map_err(|e| {
-                Error::new(Code::StateAccess, format!("Cannot remove {}", part.display())).because(e)
-            })?;
+        for part in ["data.new", "data", "run", ""].map(|name| folder.join(name)) {
+            remove_all(&part)?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use backstay_testing::server::free_port;
@@ -252,6 +252,33 @@ fn a_stopped_app_and_a_killed_server_are_in_each_backup_all_the_same() {
     blog.world.ok(&["restore", "blog", &point, "--with-databases", "--yes"]);
     blog.world.ok(&["app", "start", "blog"]);
     assert_eq!(blog.versions(), ["A", "A"]);
+}
+
+#[test]
+fn the_scheduler_brings_a_killed_server_back_and_leaves_a_stopped_one() {
+    let blog = Blog::started();
+    let state = blog.world.path("home");
+    let mode = |path: &std::path::Path| {
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path).unwrap().permissions()) & 0o777
+    };
+    let opened = mode(&state);
+    // As a service manager does it that makes the folder at each start.
+    std::fs::set_permissions(&state, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    blog.kill_server("blog");
+    let mut serve = blog.world.command(["serve"]);
+    let mut serve = serve.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let begin = Instant::now();
+    while blog.asked("SELECT 1").1 != "1\n" {
+        assert!(begin.elapsed().as_secs() < 30, "{:?}", blog.asked("SELECT 1"));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(mode(&state), opened);
+    assert_eq!(blog.versions(), ["A", "A"]);
+    blog.world.ok(&["app", "stop", "blog"]);
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(blog.server("blog"), None);
+    Command::new("kill").arg(serve.id().to_string()).status().unwrap();
+    serve.wait().unwrap();
 }
 
 #[test]

@@ -15,7 +15,7 @@
 //! next start finds it running, or waits for it.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -177,9 +177,9 @@ impl InApp {
         if socket.as_os_str().len() > SOCKET {
             let message =
                 format!("The path of the socket is longer than {SOCKET} bytes: {}", socket.display());
-            return Err(
-                Error::new(Code::InvalidValue, message).advise("Give the app a folder with a shorter path.")
-            );
+            return Err(Error::new(Code::InvalidValue, message).advise(
+                "Choose a shorter name for the app, or a state folder with a shorter path (--home DIR).",
+            ));
         }
         Ok(Endpoint {
             kind: Kind::MySql,
@@ -243,13 +243,28 @@ impl InApp {
         session.run(&format!("CREATE DATABASE IF NOT EXISTS {}", name(Self::DATABASE)))
     }
 
-    /// The running server: the process that the file names, if it is one of this folder.
+    /// The running server: the process that its file names, or, while it starts and has written none yet, any.
     fn process(&self) -> Option<Pid> {
-        let text = std::fs::read_to_string(self.folder.join("data/pid")).ok()?;
-        let raw: i32 = text.trim().parse().ok()?;
-        let line = std::fs::read(format!("/proc/{raw}/cmdline")).ok()?;
+        let text = std::fs::read_to_string(self.data().join("pid")).unwrap_or_default();
+        let named = text.trim().parse().ok().filter(|raw| self.is_ours(*raw));
+        named.or_else(|| self.search()).and_then(Pid::from_raw)
+    }
+
+    fn search(&self) -> Option<i32> {
+        let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let mut numbers = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        numbers.find(|raw| self.is_ours(*raw))
+    }
+
+    /// Whether a process is the server of this folder: it has its socket, and runs as who owns the data, or still as we do.
+    fn is_ours(&self, raw: i32) -> bool {
+        let process = format!("/proc/{raw}");
+        let Ok(line) = std::fs::read(format!("{process}/cmdline")) else { return false };
         let ours = format!("--socket={}", self.socket().display());
-        line.split(|byte| *byte == 0).any(|arg| arg == ours.as_bytes()).then(|| Pid::from_raw(raw)).flatten()
+        let owner = |path: &Path| std::fs::metadata(path).map(|meta| meta.uid()).ok();
+        let who = owner(Path::new(&process));
+        line.split(|byte| *byte == 0).any(|arg| arg == ours.as_bytes())
+            && (who == Some(rustix::process::geteuid().as_raw()) || who == owner(&self.data()))
     }
 
     /// Makes the data folder.
