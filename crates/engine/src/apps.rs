@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::adopt::{FOREIGN, SITES, absolute_home, app_at};
+use crate::in_app::{InAppState, InAppView};
 use crate::job::Running;
 use crate::private;
 use crate::secrets::Secrets;
@@ -53,6 +54,8 @@ pub struct AppDetails {
     pub condition_unknown: Option<String>,
     /// Where its output goes, for a command that Backstay runs.
     pub log: Option<String>,
+    /// Its own MySQL; none where it has none.
+    pub in_app_mysql: Option<InAppView>,
     /// Its points, as the vault was last seen.
     pub points: usize,
     /// When the newest of them was taken.
@@ -81,6 +84,9 @@ pub struct Operated {
     pub condition: Condition,
     /// That it is well, where it was started.
     pub health: Option<Healthy>,
+    /// Its own MySQL; none where it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_app_mysql: Option<InAppView>,
 }
 
 impl Engine {
@@ -143,6 +149,10 @@ impl Engine {
         let mut app = known.clone().unwrap_or_else(|| App::new(name.clone(), None, kind, self.clock.now()));
         app.home = Some(home);
         app.config = config.clone();
+        let had_own = known.as_ref().is_some_and(|a| a.config.in_app_mysql);
+        if config.in_app_mysql && !had_own {
+            self.make_in_app(&app, &Cancel::new())?;
+        }
         match &known {
             None => catalog.add_app(&app)?,
             Some(known) => {
@@ -157,6 +167,9 @@ impl Engine {
             }
         }
         let revived = known.is_some_and(|a| a.removed.is_some());
+        if config.in_app_mysql && !had_own {
+            self.run_new_in_app(&app)?;
+        }
         Ok(NewApp { app: self.details(app)?, revived, home_made })
     }
 
@@ -197,11 +210,58 @@ impl Engine {
         if !same_runner(&app.config.runtime, &wanted.runtime) {
             self.refuse_running(&app)?;
         }
+        match (app.config.in_app_mysql, wanted.in_app_mysql) {
+            (false, true) => {
+                self.make_in_app(&App { config: wanted.clone(), ..app.clone() }, &Cancel::new())?;
+            }
+            (true, false) => self.refuse_without_in_app(&app)?,
+            _ => {}
+        }
         let changed = self.catalog()?.change_app_config(name, &mut |config| {
             change(config)?;
             config.check()
         })?;
+        match (app.config.in_app_mysql, changed.config.in_app_mysql) {
+            (false, true) => self.run_new_in_app(&changed)?,
+            (true, false) => {
+                self.rest_in_app(&app)?;
+                self.forget_in_app_password(name)?;
+            }
+            _ => {}
+        }
         self.details(changed)
+    }
+
+    /// Makes an empty MySQL for an app that has one of its own, where its data is gone; true when that was so.
+    pub fn app_make_mysql(&self, name: &AppName) -> Result<bool> {
+        let app = self.protected_app(name)?;
+        let gone = self.in_app_view(&app).is_some_and(|view| view.state == InAppState::Gone);
+        if gone {
+            self.make_in_app(&app, &Cancel::new())?;
+            self.run_new_in_app(&app)?;
+        }
+        Ok(gone)
+    }
+
+    /// Starts the app's own MySQL that was made now, unless the app is one that is started with it and does not run.
+    fn run_new_in_app(&self, app: &App) -> Result<()> {
+        match self.app_runtime(app).filter(|runtime| runtime.config.runtime.runs()) {
+            Some(runtime) => {
+                let state = backstay_platform::state(&runtime, &Cancel::new())?.state;
+                if state == State::Running { self.run_in_app(app, &Cancel::new()) } else { Ok(()) }
+            }
+            None => self.run_in_app(app, &Cancel::new()),
+        }
+    }
+
+    /// An app that runs, or is being backed up or restored, keeps its own MySQL.
+    fn refuse_without_in_app(&self, app: &App) -> Result<()> {
+        self.refuse_unfinished(&app.name)?;
+        if let Some(job) = self.catalog()?.exclusive_job(&app.name)? {
+            let message = format!("A job of app `{}` is running (job {})", app.name, job.id.short());
+            return Err(Error::new(Code::AppBusy, message));
+        }
+        self.refuse_running(app)
     }
 
     /// Another runtime would not know the app that runs.
@@ -261,6 +321,7 @@ impl Engine {
             condition,
             condition_unknown,
             log: runtime.and_then(|r| r.log_file()).map(|p| escape(p.as_os_str())),
+            in_app_mysql: self.in_app_view(&app),
             config: app.config,
             name: app.name,
         })
@@ -298,10 +359,10 @@ impl Engine {
         &self,
         name: &AppName,
         cancel: &Cancel,
-        work: impl FnOnce(&Runtime, &Held<'_>) -> Result<T>,
+        work: impl FnOnce(&App, &Runtime, &Held<'_>) -> Result<T>,
     ) -> Result<T> {
         let app = self.protected_app(name)?;
-        if !app.config.runtime.runs() {
+        if !app.config.runtime.runs() && !app.config.in_app_mysql {
             let message = format!("App `{name}` is static: there is nothing to start or stop");
             return Err(Error::new(Code::Conflict, message).advise(format!(
                 "`backstay app set {name} --command LINE` (or --systemd, --compose) says how it runs."
@@ -310,7 +371,7 @@ impl Engine {
         let runtime = self.runtime_here(&app)?;
         let held = runtime.lock(cancel)?;
         self.refuse_while_restored(name)?;
-        work(&runtime, &held)
+        work(&app, &runtime, &held)
     }
 
     fn refuse_while_restored(&self, name: &AppName) -> Result<()> {
@@ -325,33 +386,61 @@ impl Engine {
 
     /// Starts an app and waits until it is well.
     pub fn app_start(&self, name: &AppName, cancel: &Cancel) -> Result<Operated> {
-        self.operate(name, cancel, |runtime, held| {
+        self.operate(name, cancel, |app, runtime, held| {
             self.refuse_unfinished(name)?;
-            let started = held.start(cancel)?;
-            self.operated(runtime, !started, true, cancel)
+            let (ran, started) = self.start_both(app, held, cancel)?;
+            let was_running = if app.config.runtime.runs() { !started } else { ran };
+            self.operated(app, runtime, was_running, true, cancel)
         })
+    }
+
+    /// Starts the app's own MySQL where it has one, then the app: whether the one ran, and whether the other was started.
+    /// Where the app does not start, both are as before.
+    fn start_both(&self, app: &App, held: &Held<'_>, cancel: &Cancel) -> Result<(bool, bool)> {
+        let ran = self.runs_in_app(app);
+        self.run_in_app(app, cancel)?;
+        match held.start(cancel) {
+            Ok(started) => Ok((ran, started)),
+            Err(e) => {
+                if app.config.in_app_mysql && !ran {
+                    self.rest_in_app(app)?;
+                }
+                Err(e)
+            }
+        }
+    }
+
+    /// Whether the app's own MySQL runs.
+    fn runs_in_app(&self, app: &App) -> bool {
+        self.in_app_view(app).is_some_and(|view| view.state == InAppState::Running)
     }
 
     /// Stops an app.
     pub fn app_stop(&self, name: &AppName, cancel: &Cancel) -> Result<Operated> {
-        self.operate(name, cancel, |runtime, held| {
+        self.operate(name, cancel, |app, runtime, held| {
             let was = held.stop(cancel)?;
-            self.operated(runtime, was.running, false, cancel)
+            let ran = self.runs_in_app(app);
+            if app.config.in_app_mysql {
+                self.rest_in_app(app)?;
+            }
+            let was_running = if app.config.runtime.runs() { was.running } else { ran };
+            self.operated(app, runtime, was_running, false, cancel)
         })
     }
 
     /// Stops an app, starts it and waits until it is well.
     pub fn app_restart(&self, name: &AppName, cancel: &Cancel) -> Result<Operated> {
-        self.operate(name, cancel, |runtime, held| {
+        self.operate(name, cancel, |app, runtime, held| {
             self.refuse_unfinished(name)?;
             let was = held.stop(cancel)?;
-            held.start(cancel)?;
-            self.operated(runtime, was.running, true, cancel)
+            let (ran, _) = self.start_both(app, held, cancel)?;
+            self.operated(app, runtime, was.running || ran, true, cancel)
         })
     }
 
     fn operated(
         &self,
+        app: &App,
         runtime: &Runtime,
         was_running: bool,
         wait: bool,
@@ -359,7 +448,8 @@ impl Engine {
     ) -> Result<Operated> {
         let health = wait.then(|| backstay_platform::wait_healthy(runtime, cancel)).transpose()?;
         let condition = backstay_platform::state(runtime, cancel)?;
-        Ok(Operated { name: runtime.name.clone(), was_running, condition, health })
+        let in_app_mysql = self.in_app_view(app);
+        Ok(Operated { name: runtime.name.clone(), was_running, condition, health, in_app_mysql })
     }
 
     /// No longer protects an app. Everything about it stays; the name stays its own.
@@ -374,6 +464,9 @@ impl Engine {
             self.refuse_running(&app)?;
         }
         let removed = self.catalog()?.remove_app(name)?;
+        if removed.config.in_app_mysql {
+            self.rest_in_app(&removed)?;
+        }
         self.details(removed)
     }
 

@@ -6,13 +6,14 @@
 use std::ffi::OsStr;
 
 use backstay_catalog::App;
-use backstay_database::{Endpoint, Probe, TlsMode, Tool};
+use backstay_database::{ConnectionType, Endpoint, Probe, TlsMode, Tool};
 use backstay_model::{AppName, Cancel, Code, Error, Result};
 use backstay_tree::path::escape;
 use serde::Serialize;
 
 use crate::containers::StepError;
 use crate::databases::linked::options;
+use crate::in_app::{self, ByHand};
 use crate::settings::Link;
 use crate::state::Engine;
 
@@ -48,6 +49,10 @@ pub struct ConnectionCheck {
     pub points_to: Option<String>,
     /// Whether backups take it.
     pub in_points: bool,
+    /// Whether it is the app's own MySQL, which no connection string was set for.
+    pub in_app: bool,
+    /// Whether it was set by hand for the app's own MySQL, or under its name.
+    pub by_hand: bool,
     /// The server's version.
     pub version: Option<String>,
     /// As whom the server sees us.
@@ -78,6 +83,8 @@ impl ConnectionCheck {
             database_kind: endpoint.map(|e| e.kind.name()),
             points_to: endpoint.map(points_to),
             in_points,
+            in_app: false,
+            by_hand: false,
             version: None,
             user: None,
             tls: None,
@@ -128,9 +135,11 @@ impl Engine {
         cancel: &Cancel,
     ) -> Result<Vec<ConnectionCheck>> {
         let mut links = self.connections(app)?;
+        let mut own = self.known_app(app.as_str())?.config.in_app_mysql;
         if let Some(name) = name {
             links.retain(|link| link.name == name);
-            if links.is_empty() {
+            own &= name == in_app::NAME;
+            if links.is_empty() && !own {
                 let message = format!("App `{app}` has no connection `{}`", name.escape_debug());
                 return Err(Error::new(Code::ConnectionNotFound, message));
             }
@@ -143,9 +152,15 @@ impl Engine {
         everything.config.databases.replicas.clear();
         let databases = self.linked_names(&everything)?;
         let mut checks = Vec::new();
+        if own {
+            checks.push(self.check_in_app(&app, cancel)?);
+        }
         for link in &links {
             cancel.check()?;
-            let mut check = look(&app, link, (&databases, &taken), cancel);
+            let mut check = match self.in_app_by_hand(&app, link) {
+                None => look(&app, link, (&databases, &taken), cancel),
+                Some(by_hand) => self.check_by_hand(&app, link, by_hand, cancel),
+            };
             for (name, replica) in &app.config.databases.replicas {
                 if *name == link.name {
                     check.notes.push(format!("Points have it as its replica `{replica}` has it"));
@@ -157,6 +172,36 @@ impl Engine {
         }
         cancel.check()?;
         Ok(checks)
+    }
+
+    /// Looks at the app's own MySQL, which is started for that.
+    fn check_in_app(&self, app: &App, cancel: &Cancel) -> Result<ConnectionCheck> {
+        let endpoint = self.in_app_endpoint(app);
+        let (name, kind) = (in_app::NAME.to_owned(), ConnectionType::MySql);
+        let link = Link { name, kind, endpoint, sticky: true, changed: app.created };
+        let taken = app.config.databases.take && !app.config.databases.without.contains(&link.name);
+        let check = ConnectionCheck { in_app: true, ..ConnectionCheck::of(&link, Checked::Well, taken) };
+        let looked = self
+            .hold_in_app(&app.name, cancel)
+            .and_then(|held| held.endpoint().and_then(|endpoint| open(app, &endpoint, cancel)));
+        Ok(match looked {
+            Ok(probe) => check.with(probe),
+            Err(e) => check.failed(&e),
+        })
+    }
+
+    /// Looks at one that was set by hand for the app's own MySQL.
+    fn check_by_hand(&self, app: &App, link: &Link, by_hand: ByHand, cancel: &Cancel) -> ConnectionCheck {
+        let check = ConnectionCheck { by_hand: true, ..ConnectionCheck::of(link, Checked::Well, false) };
+        let held = self.hold_in_app(&app.name, cancel);
+        let mut check = match link.endpoint.as_ref().map(|endpoint| open(app, endpoint, cancel)) {
+            Ok(Ok(probe)) => check.with(probe),
+            Ok(Err(e)) => check.failed(&e),
+            Err(e) => check.failed(e),
+        };
+        drop(held);
+        check.notes.insert(0, by_hand.told);
+        check
     }
 
     fn linked_names(&self, app: &App) -> Result<Vec<String>> {

@@ -108,7 +108,8 @@ impl Discovery {
 impl Engine {
     /// Looks through the files of an app.
     pub fn discover(&self, app: &AppName) -> Result<Discovery> {
-        let links = self.connections(app)?;
+        let mut links = self.connections(app)?;
+        links.extend(self.in_app_connection(app)?.map(|(link, _)| link));
         let app = self.known_app(app.as_str())?;
         self.look_through(&app, &links)
     }

@@ -21,6 +21,7 @@ mod databases;
 mod discovery;
 mod expire;
 mod filter;
+mod in_app;
 mod job;
 mod keys;
 mod kit;
@@ -76,6 +77,7 @@ pub use expire::{
     AppExpiry, ExpireRequest, ExpiredPoint, Expiry, Hold, KeptCounts, KeptPoint, Simulation, Steady, simulate,
 };
 pub use filter::{FilterRecord, kept_by_restore};
+pub use in_app::{ByHand, InAppState, InAppView};
 pub use job::phase_name;
 pub use keys::{KeyInfo, PASSWORD_MIN};
 pub use kit::{PASSPHRASE_MIN, check_passphrase};

@@ -119,6 +119,9 @@ pub struct SavedDatabase {
     /// What is known of the dump; none where it came in with an archive of another program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dump: Option<DumpRecord>,
+    /// Whether it is that of the app's own MySQL, which needs no connection string.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_app: bool,
 }
 
 /// What a point that was brought in from an archive remembers of it.

@@ -33,7 +33,7 @@ impl Engine {
         Ok(matches!(state, State::Running | State::Failed))
     }
 
-    /// Stops the app.
+    /// Stops the app. Its own MySQL goes on: a restore may be about to exchange what is in it.
     pub(crate) fn stop_for(&self, app: &App, job: &Running<'_>) -> Result<()> {
         job.phase(Phase::Stopping);
         backstay_platform::stop(&self.runtime(app)?, job.cancel()).map(drop)
@@ -41,6 +41,7 @@ impl Engine {
 
     /// Starts the app. A job that was told to stop starts it all the same: it must not stay down for that.
     pub(crate) fn start_again(&self, app: &App) -> Result<()> {
+        self.run_in_app(app, &Cancel::new())?;
         backstay_platform::start(&self.runtime(app)?, &Cancel::new()).map(drop)
     }
 

@@ -145,6 +145,11 @@ impl Engine {
         }
     }
 
+    /// Makes the state with its vault where there is none; then also where everything is.
+    pub fn set_up(&self) -> Result<Option<Places>> {
+        Ok(self.secrets_or_new()?.1)
+    }
+
     /// The secrets after `lacking` was added to them where it is not there yet. Of two commands that do so at once one
     /// adds it and the other finds it.
     pub(crate) fn secrets_with(

@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::alerts::AlertView;
+use crate::in_app::{InAppState, InAppView};
 use crate::notify::why;
 use crate::recover::same_disk;
 use crate::secrets::Secrets;
@@ -152,6 +153,8 @@ pub struct AppStatus {
     pub last_backup: Option<Job>,
     /// Its scheduled custom backups; none where it has no schedule.
     pub custom: Option<CustomStatus>,
+    /// Its own MySQL; none where it has none.
+    pub in_app_mysql: Option<InAppView>,
     /// Whether points are to be taken of it now.
     #[serde(skip)]
     pub(crate) watched: bool,
@@ -184,7 +187,9 @@ impl AppStatus {
         let custom_failed =
             self.custom.as_ref().and_then(|c| c.last_result.as_ref()).is_some_and(|r| r.failed);
         let failed = self.watched && self.last_result.as_ref().is_some_and(|r| r.failed);
-        self.rpo_met != Some(false) && !failed && !custom_failed
+        let mysql = self.in_app_mysql.as_ref().map(|view| view.state);
+        let mysql_failed = matches!(mysql, Some(InAppState::Failed | InAppState::Gone));
+        self.rpo_met != Some(false) && !failed && !custom_failed && !mysql_failed
     }
 }
 
@@ -391,6 +396,7 @@ impl View<'_> {
         let over = |j: &&Job| backup(j) && !matches!(j.state, JobState::Running | JobState::Queued);
         AppStatus {
             name: app.name.to_string(),
+            in_app_mysql: self.engine.in_app_view(app),
             home_exists: app.home.as_ref().is_some_and(|h| h.is_dir()),
             home: app.home.as_ref().map(|h| backstay_tree::path::escape(h.as_os_str())),
             points: self.records.iter().filter(of_app).count(),

@@ -50,6 +50,8 @@ pub struct AppConfig {
     pub schedule: Option<Schedule>,
     /// How its linked databases are saved.
     pub databases: Databases,
+    /// Whether it has a MariaDB of its own that Backstay runs ("MySQL in-app").
+    pub in_app_mysql: bool,
     /// What its databases say lies in the home; compared after backups and restores.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub references: Vec<Reference>,
@@ -72,6 +74,7 @@ impl Default for AppConfig {
             plan: "default".to_owned(),
             schedule: None,
             databases: Databases::default(),
+            in_app_mysql: false,
             references: Vec::new(),
         }
     }

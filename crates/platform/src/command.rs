@@ -165,6 +165,12 @@ fn signal(signal: StopSignal) -> Signal {
     }
 }
 
+/// Whether the system has an account of that name.
+#[must_use]
+pub fn has_account(name: &str) -> bool {
+    nix::unistd::User::from_name(name).is_ok_and(|user| user.is_some())
+}
+
 fn random_word() -> Result<String> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes)

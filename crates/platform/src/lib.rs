@@ -32,6 +32,7 @@ mod systemd;
 
 pub use app::{Condition, Held, Runtime, State, Tended, WasRunning, start, state, stop, tend, wait_healthy};
 pub use child::OUTPUT_MAX;
+pub use command::has_account;
 pub use environment::Environment;
 pub use health::Healthy;
 pub use hook::{HookOutput, HookTarget, run_hook};

@@ -196,6 +196,9 @@ pub struct AppFlags {
     /// Whether a restore in place is taken back when the app is not healthy afterwards
     #[arg(long, value_name = "on|off", help_heading = "Protection")]
     pub undo_on_unhealthy: Option<Switch>,
+    /// Whether it has a MariaDB of its own that Backstay starts, stops and backs up with it (MySQL in-app); `off` keeps the data
+    #[arg(long, value_name = "on|off", help_heading = "Databases")]
+    pub in_app_mysql: Option<Switch>,
     /// Whether its linked databases are in its points
     #[arg(long, value_name = "on|off", help_heading = "Databases")]
     pub databases: Option<Switch>,

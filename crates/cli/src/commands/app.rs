@@ -2,13 +2,16 @@
 
 mod flags;
 
-use backstay_engine::{AppDetails, AppState, Engine, NewApp, Operated, parse_duration};
+use backstay_engine::{
+    AppDetails, AppState, Engine, InAppState, InAppView, NewApp, Operated, Places, parse_duration,
+};
 use backstay_model::app::{AppConfig, Check, Databases, Hashes, Moment, Runtime};
 use backstay_model::{AppName, Result};
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::args::{App, AppFlags};
+use crate::commands::backup;
 use crate::failure::say;
 use crate::out::Out;
 use crate::text::{Table, age, count, duration, time};
@@ -28,10 +31,13 @@ struct Apps {
 pub fn run(engine: &Engine, command: App, out: &mut Out) -> Result<u8> {
     match command {
         App::Add { name, folder, flags } => {
-            let new = engine.app_add(&name.parse()?, folder.as_deref(), &mut |c| flags::change(&flags, c))?;
+            let name: AppName = name.parse()?;
+            let turn = Turn::begin(engine, &flags)?;
+            let new = engine.app_add(&name, folder.as_deref(), &mut |c| flags::change(&flags, c))?;
             out.either(&new, added)?;
             out.finish()?;
             warn(&new.app);
+            turn.tell(engine, &new.app);
         }
         App::List { removed } => list(engine, removed, out)?,
         App::Show { name } => show(&engine.app_show(&name.parse()?)?, out)?,
@@ -108,11 +114,60 @@ fn warn(app: &AppDetails) {
     }
 }
 
+/// Turning the MySQL of an app on or off.
+struct Turn {
+    on: Option<bool>,
+    /// Where everything is, when the state was made for it.
+    first_run: Option<Places>,
+}
+
+impl Turn {
+    fn begin(engine: &Engine, flags: &AppFlags) -> Result<Self> {
+        let on = flags.in_app_mysql.map(|switch| switch.is_on());
+        let first_run = if on == Some(true) { engine.set_up()? } else { None };
+        Ok(Turn { on, first_run })
+    }
+
+    /// What a person should know about it.
+    fn tell(&self, engine: &Engine, app: &AppDetails) {
+        let name = &app.name;
+        match (self.on, &app.in_app_mysql) {
+            (Some(true), Some(view)) => {
+                let how = match &app.config.runtime {
+                    Runtime::Command(_) => "Its command finds it as MYSQLCONNSTR_localdb".to_owned(),
+                    _ => format!("`backstay connection list {name} --reveal` shows how it is reached"),
+                };
+                say(format!(
+                    "`{name}` has a MariaDB of its own in {}, which is in each of its points. {how} (docs/databases.md).",
+                    view.folder
+                ));
+            }
+            (Some(false), _) => {
+                if let Some(folder) = engine.left_in_app(name) {
+                    say(format!(
+                        "note: what was in the MySQL in-app of `{name}` stays in {folder}, and in the points that hold it; `--in-app-mysql \
+                         on` takes it up again."
+                    ));
+                }
+            }
+            _ => {}
+        }
+        if let Some(places) = &self.first_run {
+            backup::tell_first_run("Made to keep its password", places);
+        }
+    }
+}
+
 fn set(engine: &Engine, name: &AppName, flags: &AppFlags, out: &mut Out) -> Result<()> {
-    let app = engine.app_set(name, &mut |config| flags::change(flags, config))?;
+    let turn = Turn::begin(engine, flags)?;
+    let mut app = engine.app_set(name, &mut |config| flags::change(flags, config))?;
+    if turn.on == Some(true) && engine.app_make_mysql(name)? {
+        app = engine.app_show(name)?;
+    }
     show(&app, out)?;
     out.finish()?;
     warn(&app);
+    turn.tell(engine, &app);
     let runs = app.condition.as_ref().is_some_and(|c| c.state == AppState::Running);
     if runs && matches!(app.config.runtime, Runtime::Command(_)) {
         say(format!(
@@ -130,7 +185,9 @@ fn operated(out: &mut Out, it: &Operated, what: impl FnOnce(&Operated) -> &'stat
             let took = duration(std::time::Duration::try_from_secs_f64(seconds).unwrap_or_default());
             format!(", healthy after {took}: {check}")
         });
-        format!("App `{}` {}{pid}{}", o.name, what(o), well.unwrap_or_default())
+        let mysql = o.in_app_mysql.as_ref().map(|view| format!(", its MySQL in-app: {}", view.state.word()));
+        let (well, mysql) = (well.unwrap_or_default(), mysql.unwrap_or_default());
+        format!("App `{}` {}{pid}{well}{mysql}", o.name, what(o))
     })
 }
 
@@ -142,7 +199,9 @@ fn remove(engine: &Engine, name: &AppName, yes: bool, out: &mut Out) -> Result<(
     let app = engine.app_remove(name)?;
     told(out, &app, |app| {
         let home = app.home.as_deref().unwrap_or("not known here");
-        format!("App `{name}` is no longer protected. Kept: its home ({home}){}", points(app))
+        let mysql = app.in_app_mysql.as_ref().map(|view| format!(", its MySQL in-app ({})", view.folder));
+        let (mysql, points) = (mysql.unwrap_or_default(), points(app));
+        format!("App `{name}` is no longer protected. Kept: its home ({home}){mysql}{points}")
     })?;
     out.finish()?;
     say(format!("`backstay app restore-deleted {name}` takes it back."));
@@ -234,6 +293,7 @@ fn details(app: &AppDetails) -> Vec<(&'static str, String)> {
         }
     }
     rows.push(("Automatic", automatic(config)));
+    rows.extend(app.in_app_mysql.as_ref().map(|view| ("MySQL in-app", in_app(view))));
     rows.extend(databases(&config.databases));
     rows.extend(
         config
@@ -256,6 +316,17 @@ fn details(app: &AppDetails) -> Vec<(&'static str, String)> {
     let newest = app.newest.map(|t| format!(", newest {}", time(t))).unwrap_or_default();
     rows.push(("Points", format!("{}{newest}", app.points)));
     rows
+}
+
+/// The app's own MySQL.
+fn in_app(view: &InAppView) -> String {
+    let what = match view.state {
+        InAppState::Running => "running",
+        InAppState::Stopped => "stopped",
+        InAppState::Failed => "FAILED: it should run and does not",
+        InAppState::Gone => "GONE: its data is not there",
+    };
+    format!("{what}, in {}", view.folder)
 }
 
 /// What differs from the default about databases.

@@ -38,6 +38,12 @@ struct Shown {
     database_kind: Option<&'static str>,
     points_to: Option<String>,
     problem: Option<Problem>,
+    /// Whether it is the app's own MySQL, which nobody set a string for.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    in_app: bool,
+    /// What is wrong with it, where it was set by hand for the app's own MySQL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<String>,
 }
@@ -78,7 +84,16 @@ impl Shown {
             database_kind,
             points_to,
             problem,
+            in_app: false,
+            warning: None,
             value,
+        }
+    }
+
+    /// What is wrong with it, on the other stream.
+    fn warn(&self) {
+        if let Some(warning) = &self.warning {
+            say(format!("warning: {warning}"));
         }
     }
 }
@@ -100,13 +115,16 @@ fn set(engine: &Engine, of: &Named, kind: Option<&str>, mark: &Mark, out: &mut O
     engine.setting_list(&app)?;
     let value = ask::value(&format!("Connection string {}", of.name.escape_debug()))?;
     let set = engine.set_connection(&app, &of.name, &value, kind, mark.said())?;
-    let set = Set { connection: Shown::of(set.link, None), replaced: set.replaced, first_run: set.first_run };
+    let warning = by_hand(engine, &app, &set.link)?;
+    let connection = Shown { warning, ..Shown::of(set.link, None) };
+    let set = Set { connection, replaced: set.replaced, first_run: set.first_run };
     out.either(&set, |set| {
         let how = if set.replaced { "has another value" } else { "is set" };
         let to = set.connection.points_to.as_ref().map(|to| format!(": {to}")).unwrap_or_default();
         format!("Connection string `{}` of app `{app}` {how}{to}", set.connection.name)
     })?;
     out.finish()?;
+    set.connection.warn();
     if let Some(problem) = &set.connection.problem {
         say(format!(
             "note: it is given to the app, but is no database that is backed up with it. {}",
@@ -126,17 +144,31 @@ fn list(engine: &Engine, args: &Listed, out: &mut Out) -> Result<u8> {
         let value = value.filter(|_| args.reveal).map(|v| v.reveal().to_owned());
         Shown::of(link, value)
     };
-    let connections: Vec<Shown> = engine.connections_revealed(&app)?.into_iter().map(shown).collect();
+    let own = engine.in_app_connection(&app)?.map(|(link, value)| (link, Some(value)));
+    let mut connections: Vec<Shown> =
+        own.into_iter().map(|own| Shown { in_app: true, ..shown(own) }).collect();
+    for (link, value) in engine.connections_revealed(&app)? {
+        let warning = by_hand(engine, &app, &link)?;
+        connections.push(Shown { warning, ..shown((link, value)) });
+    }
     if connections.is_empty() {
         say(format!(
             "App `{app}` has no connection strings. `backstay connection set {app} NAME --type TYPE` gives it one."
         ));
     }
-    out.either(&Connections { app, connections }, |all| match all.connections.as_slice() {
+    let all = Connections { app, connections };
+    out.either(&all, |all| match all.connections.as_slice() {
         [] => String::new(),
         connections => table(connections, args.reveal),
     })?;
+    out.finish()?;
+    all.connections.iter().for_each(Shown::warn);
     Ok(0)
+}
+
+/// What is wrong with a string that was set by hand for the app's own MySQL.
+fn by_hand(engine: &Engine, app: &AppName, link: &Link) -> Result<Option<String>> {
+    Ok(engine.by_hand(app, link)?.map(|by_hand| by_hand.told))
 }
 
 fn table(connections: &[Shown], reveal: bool) -> String {
@@ -144,6 +176,7 @@ fn table(connections: &[Shown], reveal: bool) -> String {
     let mut table = Table::new(headings.get(..if reveal { 6 } else { 5 }).unwrap_or_default());
     for it in connections {
         let to = match (&it.points_to, &it.problem) {
+            (Some(to), _) if it.in_app => format!("{to}: its MySQL in-app"),
             (Some(to), _) => to.clone(),
             (None, Some(problem)) => format!("no linked database: {}", problem.message),
             (None, None) => "-".to_owned(),

@@ -55,6 +55,9 @@ fn text(status: &Status) -> String {
         lines.push_str(&format!("Server  {}\n\n", if status.server { "running" } else { "not running" }));
         lines.push_str(&apps(&status.apps));
         lines.push_str(&custom(&status.apps));
+        for (app, view) in status.apps.iter().filter_map(|app| Some((app, app.in_app_mysql.as_ref()?))) {
+            lines.push_str(&format!("\nMySQL in-app of {}: {}\n", app.name, view.state.word()));
+        }
     }
     for container in &status.containers_expiring {
         lines.push_str(&format!(

@@ -4,6 +4,8 @@
 
 mod archives;
 mod connections;
+mod in_app;
+mod in_app_kills;
 #[path = "../kills/kill.rs"]
 #[allow(dead_code, reason = "kills at system calls are not used here")]
 mod kill;

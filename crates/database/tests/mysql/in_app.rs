@@ -1,7 +1,7 @@
 //! A server of one app's own.
 
-use backstay_database::{Database as _, InApp, MySql, Side};
-use backstay_model::Code;
+use backstay_database::{ConnectionType, Database as _, InApp, MySql, Side};
+use backstay_model::{Code, Secret};
 use backstay_testing::temp_dir;
 
 use crate::world::{dump, options};
@@ -45,6 +45,8 @@ fn it_starts_and_stops_again_and_again_and_survives_a_kill() {
     std::fs::create_dir_all(app.0.path().join("db/data.new/mysql")).unwrap();
     assert!(!app.server().is_running());
     app.server().stop().unwrap();
+    assert_eq!(app.server().start().unwrap_err().code(), Code::DatabaseNotFound, "nothing is made by itself");
+    assert!(app.server().make().unwrap() && !app.server().make().unwrap());
     let endpoint = app.server().start().unwrap();
     assert_eq!(app.server().start().unwrap(), endpoint);
     let pid = app.pid();
@@ -70,6 +72,20 @@ fn it_starts_and_stops_again_and_again_and_survives_a_kill() {
     assert_ne!(app.pid(), pid);
     assert_eq!(mysql("SELECT COUNT(*) FROM t"), "2\n");
 
+    // The app is let in with its password, the last that it was given, and with nothing else.
+    let let_in = |text: &str| backstay_database::connection::parse(text, ConnectionType::MySql).unwrap();
+    let string = |password: &str| app.server().connection_string(&Secret::new(password));
+    let probe = |password: &str| {
+        MySql::new(let_in(string(password).reveal()), options()).probe().map(|probe| probe.missing)
+    };
+    assert!(string("s3cret").reveal().ends_with(";User Id=app;Password=s3cret"));
+    assert_eq!(probe("s3cret").unwrap_err().code(), Code::DatabaseLoginFailed);
+    for password in ["first", "first", "it's another"] {
+        app.server().let_app_in(&Secret::new(password)).unwrap();
+        probe(password).unwrap();
+    }
+    assert_eq!(probe("first").unwrap_err().code(), Code::DatabaseLoginFailed);
+
     // It is backed up and restored as any other.
     let taken = dump(&mut database);
     mysql("DELETE FROM t");
@@ -90,12 +106,15 @@ fn it_starts_and_stops_again_and_again_and_survives_a_kill() {
 fn two_that_start_at_once_start_one() {
     let app = App::new();
     std::thread::scope(|scope| {
+        let makes: Vec<_> = (0..3).map(|_| scope.spawn(|| app.server().make())).collect();
+        let made: Vec<bool> = makes.into_iter().map(|make| make.join().unwrap().unwrap()).collect();
+        assert_eq!(made.iter().filter(|made| **made).count(), 1);
         let starts: Vec<_> = (0..3).map(|_| scope.spawn(|| app.server().start().map(drop))).collect();
         for start in starts {
             start.join().unwrap().unwrap();
         }
     });
-    let socket = app.0.path().join("db/sock");
+    let socket = app.0.path().join("db/run/sock");
     let running = std::fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         String::from_utf8_lossy(&line).contains(&format!("--socket={}", socket.display()))

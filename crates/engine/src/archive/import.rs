@@ -510,7 +510,18 @@ fn saved_database(told: &backstay_archive::Database) -> SavedDatabase {
         version: told.version.as_deref().map(printable),
         file: printable(&told.file),
         dump: told.record.as_deref().and_then(|record| serde_json::from_str(record).ok()),
+        in_app: told.record.as_deref().is_some_and(is_in_app),
     }
+}
+
+/// Whether the record of a dump says that it is of an app's own MySQL.
+fn is_in_app(record: &str) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Said {
+        #[serde(default)]
+        in_app: bool,
+    }
+    serde_json::from_str::<Said>(record).is_ok_and(|said| said.in_app)
 }
 
 fn step_record(told: &backstay_archive::Step) -> StepRecord {

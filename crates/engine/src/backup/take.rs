@@ -69,7 +69,8 @@ impl Engine {
         let vault = &points.vault.vault;
         let newest = points.records.iter().find(|r| r.point.app == app.name);
         let parent = newest.map(|r| r.point.snapshot.parse()).transpose()?;
-        let linked = if what.databases { self.linked(app)? } else { Vec::new() };
+        let mut linked = if what.databases { self.linked(app)? } else { Vec::new() };
+        let _held = self.hold_linked(app, &mut linked, job.cancel());
         let lock = vault.lock(Strength::Shared, WAIT, job.cancel())?;
         let mut writer = vault.begin(&lock, DEFAULT_LEVEL, job.cancel())?;
         let past = parent.and_then(|parent| Manifest::parse(&writer.document_of(&parent, FILE)?));
@@ -102,6 +103,9 @@ impl Engine {
         }
         let filtered = content.tree.filtered.take().unwrap_or_default();
         let mut problems = std::mem::take(&mut content.tree.problems);
+        if what.origin != Origin::Safety {
+            problems.extend(self.told_of_in_app(app, &linked)?);
+        }
         problems.append(&mut content.problems);
         if let Err(e) = resumed {
             let detail = e.message().to_owned();

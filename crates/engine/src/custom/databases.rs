@@ -47,7 +47,9 @@ impl Engine {
         time: FileTime,
     ) -> Result<Packed> {
         let mut packed = Packed::default();
-        let linked = self.linked(app)?;
+        let mut linked = self.linked(app)?;
+        let _held = self.hold_linked(app, &mut linked, job.cancel());
+        packed.problems.extend(self.told_of_in_app(app, &linked)?);
         if !linked.is_empty() {
             job.phase(Phase::Dumping);
         }
@@ -91,8 +93,20 @@ fn described(link: &Linked, probe: Probe, file: String, record: &DumpRecord) -> 
         kind: link.kind(),
         version: Some(record.server.clone()),
         file,
-        record: serde_json::to_string(record).ok(),
+        record: record_text(link, record),
     }
+}
+
+/// The record as it stands in the manifest, with the word that it is of the app's own MySQL.
+fn record_text(link: &Linked, record: &DumpRecord) -> Option<String> {
+    if !link.in_app {
+        return serde_json::to_string(record).ok();
+    }
+    let mut value = serde_json::to_value(record).ok()?;
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("in_app".to_owned(), true.into());
+    }
+    serde_json::to_string(&value).ok()
 }
 
 fn of(link: &Linked, e: Error) -> Error {

@@ -326,7 +326,10 @@ impl Engine {
         let time = FileTime { secs: started.as_second(), nanos: 0 };
         let mut databases = match work.databases {
             true => self.pack_databases(job, work.app, &metered, &mut zip, time)?,
-            false => databases::Packed::default(),
+            false => databases::Packed {
+                problems: self.told_of_in_app(work.app, &[])?,
+                ..databases::Packed::default()
+            },
         };
         problems.append(&mut databases.problems);
         job.phase(Phase::Reading);

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::exchange::{Chosen, tag};
+use crate::in_app;
 use crate::manifest::{Manifest, SavedDatabase};
 use crate::state::Engine;
 
@@ -53,6 +54,7 @@ impl Engine {
         manifest: Option<&Manifest>,
         elsewhere: &[Elsewhere],
         all: bool,
+        cancel: &Cancel,
     ) -> Result<Vec<Chosen>> {
         let saved = manifest.map(|m| m.databases.as_slice()).unwrap_or_default();
         let known = |e: &Elsewhere| saved.iter().any(|s| s.connection == e.connection);
@@ -66,7 +68,7 @@ impl Engine {
         }
         let mut chosen: Vec<Chosen> = Vec::new();
         for saved in saved {
-            let next = self.choose(app, saved, elsewhere)?;
+            let next = self.choose(app, saved, elsewhere, cancel)?;
             if let Some(other) = chosen.iter().find(|c| same_place(&c.endpoint, &next.endpoint)) {
                 let message = format!(
                     "`{}` and `{}` would both be restored into {}",
@@ -79,7 +81,13 @@ impl Engine {
         Ok(chosen)
     }
 
-    fn choose(&self, app: &App, saved: &SavedDatabase, elsewhere: &[Elsewhere]) -> Result<Chosen> {
+    fn choose(
+        &self,
+        app: &App,
+        saved: &SavedDatabase,
+        elsewhere: &[Elsewhere],
+        cancel: &Cancel,
+    ) -> Result<Chosen> {
         let record = saved.dump.clone().ok_or_else(|| {
             let message = format!("The dump of `{}` has no record of what is in it", saved.connection);
             Error::new(Code::DatabaseDumpUnusable, message).advise(
@@ -88,11 +96,21 @@ impl Engine {
             )
         })?;
         let place = elsewhere.iter().find(|e| e.connection == saved.connection);
+        let in_app = place.is_none() && app.config.in_app_mysql && saved.connection == in_app::NAME;
+        // That of a new app is made when the rest was found possible.
+        let held = match in_app && app.home.is_some() {
+            true => Some(self.hold_in_app(&app.name, cancel)?),
+            false => None,
+        };
         let (kind, value) = match place {
             Some(place) => (ConnectionType::Custom, place.value.clone()),
-            None => self.connection_value(app, &saved.connection)?,
+            None if in_app => (ConnectionType::MySql, Secret::new("")),
+            None => self.connection_value(app, saved)?,
         };
-        let endpoint = backstay_database::connection::parse(value.reveal(), kind)?;
+        let endpoint = match in_app {
+            true => self.in_app_endpoint(app)?,
+            false => backstay_database::connection::parse(value.reveal(), kind)?,
+        };
         if format!("{:?}", endpoint.kind) != saved.kind {
             let message = format!(
                 "`{}` was saved as {} and its connection leads to {}",
@@ -100,11 +118,13 @@ impl Engine {
             );
             return Err(Error::new(Code::Conflict, message));
         }
-        Ok(Chosen { saved: saved.clone(), record, kind, value, endpoint, elsewhere: place.is_some() })
+        let elsewhere = place.is_some();
+        Ok(Chosen { saved: saved.clone(), record, kind, value, endpoint, elsewhere, in_app, held })
     }
 
     /// A connection string of an app, with its type.
-    fn connection_value(&self, app: &App, name: &str) -> Result<(ConnectionType, Secret)> {
+    fn connection_value(&self, app: &App, saved: &SavedDatabase) -> Result<(ConnectionType, Secret)> {
+        let name = saved.connection.as_str();
         let links = match self.connections_revealed(&app.name) {
             Err(e) if e.code() == Code::AppNotFound => Vec::new(),
             links => links?,
@@ -118,6 +138,14 @@ impl Engine {
             None => {
                 let message =
                     format!("`{}` has no connection `{name}`, which the point has a database of", app.name);
+                if saved.in_app {
+                    let message =
+                        format!("`{}` has no MySQL in-app, which the point has a database of", app.name);
+                    return Err(Error::new(Code::ConnectionNotFound, message).advise(format!(
+                        "`backstay app set {} --in-app-mysql on` gives it one. Or name a place with `--database {name}=PLACE`.",
+                        app.name
+                    )));
+                }
                 Err(Error::new(Code::ConnectionNotFound, message).advise(format!(
                     "Name the place with `--database {name}=PLACE`, or make the connection known: `backstay connection set {} {name}`.",
                     app.name
@@ -150,6 +178,9 @@ impl Engine {
 /// Asks the servers whether all of it can be done, and what that is.
 pub(crate) fn plan(app: &App, chosen: &[Chosen], cancel: &Cancel) -> Result<Vec<DatabasePlan>> {
     let one = |chosen: &Chosen| {
+        if chosen.in_app && chosen.held.is_none() {
+            return Ok(chosen.planned(vec![format!("make a MariaDB for `{}` alone, and fill it", app.name)]));
+        }
         let mut database = chosen.open(app, cancel)?;
         if chosen.elsewhere {
             refuse_existing(&mut *database, chosen)?;
@@ -159,19 +190,24 @@ pub(crate) fn plan(app: &App, chosen: &[Chosen], cancel: &Cancel) -> Result<Vec<
             e.context(format!("The database of `{}` cannot be restored", chosen.saved.connection))
         })?;
         // The job that does it has an id of its own.
-        let steps = steps.iter().map(|step| step.replace("_bs_00000000_", "_bs_JOB_")).collect();
-        Ok(DatabasePlan {
-            connection: chosen.saved.connection.clone(),
-            name: chosen.saved.name.clone(),
-            target: chosen.endpoint.to_string(),
-            snapshot: chosen.record.snapshot,
-            tables: chosen.record.tables.len(),
-            rows: chosen.record.tables.iter().map(|t| t.rows).sum(),
-            bytes: chosen.record.bytes,
-            steps,
-        })
+        Ok(chosen.planned(steps.iter().map(|step| step.replace("_bs_00000000_", "_bs_JOB_")).collect()))
     };
     chosen.iter().map(one).collect()
+}
+
+impl Chosen {
+    fn planned(&self, steps: Vec<String>) -> DatabasePlan {
+        DatabasePlan {
+            connection: self.saved.connection.clone(),
+            name: self.saved.name.clone(),
+            target: self.endpoint.to_string(),
+            snapshot: self.record.snapshot,
+            tables: self.record.tables.len(),
+            rows: self.record.tables.iter().map(|t| t.rows).sum(),
+            bytes: self.record.bytes,
+            steps,
+        }
+    }
 }
 
 /// A place of its own must be free: no safety point keeps what is there.

@@ -18,6 +18,7 @@ use backstay_vault::{Id, Reader};
 use serde::{Deserialize, Serialize};
 
 use super::linked::options;
+use crate::in_app::Hold;
 use crate::job::Running;
 use crate::manifest::{DATABASES, SavedDatabase};
 use crate::private;
@@ -38,6 +39,10 @@ pub(crate) struct Chosen {
     pub endpoint: Endpoint,
     /// Whether it goes to a place of its own, where nothing is replaced.
     pub elsewhere: bool,
+    /// Whether it goes to the app's own MySQL; it has no connection string then.
+    pub in_app: bool,
+    /// That keeps running as long as this lives; none where it is yet to be made, for a new app.
+    pub held: Option<Hold>,
 }
 
 /// The settings of both sides.
@@ -63,9 +68,17 @@ struct Note {
 struct Noted {
     connection: String,
     kind: ConnectionType,
-    /// Its connection string, sealed.
+    /// Its connection string, sealed; empty for the app's own MySQL.
     sealed: String,
+    #[serde(default)]
+    in_app: bool,
     exchange: Exchange,
+}
+
+/// A noted database, and what keeps its server running meanwhile.
+struct Open {
+    database: Box<dyn Database>,
+    _held: Option<Hold>,
 }
 
 impl Chosen {
@@ -107,8 +120,12 @@ impl Engine {
         for chosen in chosen {
             let connection = chosen.saved.connection.clone();
             let exchange = chosen.open(app, &Cancel::new())?.exchange_names(&tag(job));
-            let sealed = self.seal_value(&record_name(job, &connection), &chosen.value)?;
-            databases.push(Noted { connection, kind: chosen.kind, sealed, exchange });
+            let in_app = chosen.in_app;
+            let sealed = match in_app {
+                true => String::new(),
+                false => self.seal_value(&record_name(job, &connection), &chosen.value)?,
+            };
+            databases.push(Noted { connection, kind: chosen.kind, sealed, in_app, exchange });
         }
         let note = Note { version: VERSION, app: app.name.clone(), databases, settings, kept: false };
         private::make_folder(&*self.fs, &self.exchanges_folder())?;
@@ -178,7 +195,8 @@ impl Engine {
     pub(crate) fn exchange_to(&self, job: JobId, side: Side) -> Result<()> {
         let Some(note) = self.read_exchange(job)? else { return Ok(()) };
         for noted in &note.databases {
-            self.open_noted(job, noted)?.exchange(&noted.exchange, side).map_err(|e| of(noted, e))?;
+            let mut open = self.open_noted(job, &note.app, noted).map_err(|e| of(noted, e))?;
+            open.database.exchange(&noted.exchange, side).map_err(|e| of(noted, e))?;
         }
         match (&note.settings, side) {
             (Some(both), Side::Old) => self.put_settings_snapshot(&note.app, &both.old),
@@ -191,7 +209,12 @@ impl Engine {
     pub(crate) fn end_exchange(&self, job: JobId) -> Result<()> {
         let Some(note) = self.read_exchange(job)? else { return Ok(()) };
         for noted in &note.databases {
-            self.open_noted(job, noted)?.discard(&noted.exchange).map_err(|e| of(noted, e))?;
+            if noted.in_app && !self.in_app(&note.app, None).is_ok_and(|server| server.exists()) {
+                // It was to be made for a new app and is gone with all that was in it, or was lost otherwise.
+                continue;
+            }
+            let mut open = self.open_noted(job, &note.app, noted).map_err(|e| of(noted, e))?;
+            open.database.discard(&noted.exchange).map_err(|e| of(noted, e))?;
         }
         let path = self.exchanges_folder().join(file(job));
         private::remove(&*self.fs, &self.exchanges_folder(), &file(job))
@@ -211,10 +234,16 @@ impl Engine {
         matches!(self.read_exchange(job), Ok(Some(_)))
     }
 
-    fn open_noted(&self, job: JobId, noted: &Noted) -> Result<Box<dyn Database>> {
+    fn open_noted(&self, job: JobId, app: &AppName, noted: &Noted) -> Result<Open> {
+        if noted.in_app {
+            let held = self.hold_in_app(app, &Cancel::new())?;
+            let database = backstay_database::open(&held.endpoint()?, Options::default())?;
+            return Ok(Open { database, _held: Some(held) });
+        }
         let value = self.open_value(&record_name(job, &noted.connection), &noted.sealed)?;
         let endpoint = backstay_database::connection::parse(value.reveal(), noted.kind)?;
-        backstay_database::open(&endpoint, Options::default())
+        let database = backstay_database::open(&endpoint, Options::default())?;
+        Ok(Open { database, _held: None })
     }
 }
 

@@ -11,6 +11,7 @@ use backstay_database::{ConnectionType, Endpoint, Kind, Options, Place};
 use backstay_model::{Cancel, Code, Error, Origin, Problem, ProblemKind, Result};
 use jiff::Timestamp;
 
+use crate::in_app;
 use crate::manifest::{Manifest, Waiting};
 use crate::settings::Link;
 use crate::state::Engine;
@@ -26,6 +27,8 @@ const SLACK: Duration = Duration::from_mins(15);
 pub(crate) struct Linked {
     /// The name of the connection.
     pub name: String,
+    /// Whether it is the app's own MySQL, which may have to be started ([`Engine::hold_linked`]).
+    pub in_app: bool,
     /// What is read for a dump.
     endpoint: Result<Endpoint>,
     /// The connection that it is read through, where that is another.
@@ -52,19 +55,29 @@ impl Engine {
             Err(e) if e.code() == Code::AppNotFound => Vec::new(),
             links => links?,
         };
-        let wanted =
-            |link: &&Link| !left_out.contains(&link.name) && !replicas.values().any(|r| *r == link.name);
-        Ok(links
-            .iter()
-            .filter(wanted)
-            .filter_map(|link| {
-                let linked = linked(link, home.as_ref())?;
-                Some(match replicas.get(&link.name) {
-                    Some(replica) => linked.read_from(replica, &links),
-                    None => linked,
-                })
+        let wanted = |link: &&Link| {
+            !left_out.contains(&link.name)
+                && !replicas.values().any(|r| *r == link.name)
+                && self.in_app_by_hand(app, link).is_none()
+        };
+        let linked = links.iter().filter(wanted).filter_map(|link| {
+            let linked = linked(link, home.as_ref())?;
+            Some(match replicas.get(&link.name) {
+                Some(replica) => linked.read_from(replica, &links),
+                None => linked,
             })
-            .collect())
+        });
+        Ok(self.linked_in_app(app).into_iter().chain(linked).collect())
+    }
+
+    /// The app's own MySQL, unless it is left out.
+    fn linked_in_app(&self, app: &App) -> Option<Linked> {
+        let wanted =
+            app.config.in_app_mysql && !app.config.databases.without.iter().any(|n| n == in_app::NAME);
+        wanted.then(|| {
+            let endpoint = self.in_app_endpoint(app);
+            Linked { name: in_app::NAME.to_owned(), in_app: true, endpoint, replica: None }
+        })
     }
 }
 
@@ -77,7 +90,9 @@ fn linked(link: &Link, home: Option<&PathBuf>) -> Option<Linked> {
         {
             None
         }
-        endpoint => Some(Linked { name: link.name.clone(), endpoint: again(endpoint), replica: None }),
+        endpoint => {
+            Some(Linked { name: link.name.clone(), in_app: false, endpoint: again(endpoint), replica: None })
+        }
     }
 }
 
@@ -95,6 +110,11 @@ fn is_inside(file: &std::path::Path, home: &Path) -> bool {
 }
 
 impl Linked {
+    /// It cannot be reached, and why.
+    pub fn failed(&mut self, why: Error) {
+        self.endpoint = Err(why);
+    }
+
     /// The same, read through another connection of the app. Never through its own instead: whoever names a replica wants the
     /// primary left alone.
     fn read_from(self, replica: &str, links: &[Link]) -> Self {

@@ -128,6 +128,7 @@ impl Engine {
                 version: Some(record.server.clone()),
                 file,
                 dump: Some(record),
+                in_app: link.in_app,
             });
         }
         Ok((saved, value))

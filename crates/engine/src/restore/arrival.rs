@@ -30,17 +30,27 @@ struct Note {
     /// Its name while it is filled.
     fill: String,
     inode: u64,
+    /// Whether it gets a MySQL of its own.
+    #[serde(default)]
+    in_app_mysql: bool,
 }
 
 /// Notes that an app is being made. A folder that was there before the restore is not noted: it is nobody's to take.
-pub(super) fn begin(engine: &Engine, app: &AppName, target: &Target, job: JobId) -> Result<()> {
+pub(super) fn begin(
+    engine: &Engine,
+    app: &AppName,
+    target: &Target,
+    in_app_mysql: bool,
+    job: JobId,
+) -> Result<()> {
     if target.in_place() {
         return Ok(());
     }
     let inode = inode(&target.fill)
         .ok_or_else(|| Error::new(Code::Internal, "The folder of a new app is gone already"))?;
     let text = |path: &Path| escape(path.as_os_str());
-    let note = Note { app: app.clone(), directory: text(&target.directory), fill: text(&target.fill), inode };
+    let (directory, fill) = (text(&target.directory), text(&target.fill));
+    let note = Note { app: app.clone(), directory, fill, inode, in_app_mysql };
     let bytes = serde_json::to_vec(&note)
         .map_err(|e| Error::new(Code::Internal, "A note cannot be written").because(e))?;
     let folder = engine.state.join(FOLDER);
@@ -62,12 +72,35 @@ pub(super) fn end(engine: &Engine, job: JobId) {
 }
 
 /// Makes the app of a folder known; one that is known and has no home on this machine gets it.
-pub(super) fn make_known(engine: &Engine, name: &AppName, directory: PathBuf) -> Result<()> {
+pub(super) fn make_known(
+    engine: &Engine,
+    name: &AppName,
+    directory: PathBuf,
+    in_app_mysql: bool,
+) -> Result<()> {
     let catalog = engine.catalog()?;
     match catalog.app(name)? {
-        Some(known) if !is_settled(&known) => catalog.move_app(&App { home: Some(directory), ..known }),
-        _ => catalog.add_app(&app(engine, name, directory)),
+        Some(known) if !is_settled(&known) => {
+            if in_app_mysql {
+                has_in_app(engine, name)?;
+            }
+            catalog.move_app(&App { home: Some(directory), ..known })?;
+        }
+        _ => {
+            let mut app = app(engine, name, directory);
+            app.config.in_app_mysql = in_app_mysql;
+            catalog.add_app(&app)?;
+        }
     }
+    if in_app_mysql { engine.settle_in_app(name) } else { Ok(()) }
+}
+
+fn has_in_app(engine: &Engine, name: &AppName) -> Result<()> {
+    let changed = engine.catalog()?.change_app_config(name, &mut |config| {
+        config.in_app_mysql = true;
+        Ok(())
+    });
+    changed.map(drop)
 }
 
 /// Whether an app has its home, or is not to get one.
@@ -138,6 +171,7 @@ fn finish(
     fill: PathBuf,
 ) -> Result<Option<String>> {
     if inode(&fill) == Some(note.inode) {
+        engine.forget_in_app(&note.app, job)?;
         engine.end_exchange(job)?;
         remove(engine, &fill)?;
         let what = format!(
@@ -152,7 +186,10 @@ fn finish(
         return Ok(None);
     }
     if !known {
-        make_known(engine, &note.app, directory)?;
+        make_known(engine, &note.app, directory, note.in_app_mysql)?;
+    }
+    if note.in_app_mysql {
+        engine.settle_in_app(&note.app)?;
     }
     engine.exchange_to(job, backstay_database::Side::New)?;
     if known {

@@ -3,6 +3,7 @@
 //! Invariants: see [`super::target`]. A new app is known only when its folder is complete, durable and has its name:
 //! killed before, the next command leaves neither ([`super::arrival`]). Nothing of the vault is locked.
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -21,6 +22,7 @@ use super::{RestoreRequest, arrival};
 use crate::adopt::SITES;
 use crate::databases::choose::{self, DatabasePlan, Elsewhere};
 use crate::databases::exchange::{BothSettings, Chosen};
+use crate::in_app::Hold;
 use crate::job::{Done, Running, Task, run};
 use crate::manifest::Manifest;
 use crate::points::Found;
@@ -83,6 +85,15 @@ struct Beside {
     plan: Vec<DatabasePlan>,
     settings: Option<BothSettings>,
     told: Vec<Problem>,
+    /// Keeps the new app's own MySQL running from when it is made.
+    held: OnceCell<Hold>,
+}
+
+impl Beside {
+    /// Whether the new app gets a MySQL of its own.
+    fn has_in_app(&self) -> bool {
+        self.chosen.iter().any(|c| c.in_app)
+    }
 }
 
 /// The type under which a connection to such a database is kept.
@@ -93,6 +104,14 @@ fn connection_type(kind: Kind) -> ConnectionType {
         Kind::SqlServer => ConnectionType::SqlServer,
         Kind::Sqlite => ConnectionType::Custom,
     }
+}
+
+/// What is told of a new app's own MySQL.
+fn own_mysql(name: &AppName) -> Problem {
+    let detail = format!(
+        "`{name}` has a MySQL in-app of its own, with the database of the point in it; `backstay app start {name}` starts it"
+    );
+    Problem { path: String::new(), kind: ProblemKind::Told, detail }
 }
 
 impl Engine {
@@ -192,23 +211,36 @@ impl Engine {
         if found.record.point.origin == Origin::Foreign {
             return Ok(Beside::default());
         }
-        let app = App::new(name.clone(), None, "folder", self.clock.now());
+        let mut app = App::new(name.clone(), None, "folder", self.clock.now());
         let reader = found.vault.vault.reader()?;
         let root = found.record.tree.parse()?;
+        let manifest = Manifest::load(&reader, &root)?;
+        let saved = manifest.as_ref().map(|m| m.databases.as_slice()).unwrap_or_default();
+        let placed = |name: &str| how.elsewhere.iter().any(|e| e.connection == name);
+        let has_own = saved.iter().any(|d| d.in_app && !placed(&d.connection));
+        let mut told = Vec::new();
         let chosen = match how.databases {
             true => {
-                let manifest = Manifest::load(&reader, &root)?;
-                self.choose_databases(&app, manifest.as_ref(), how.elsewhere, false)?
+                app.config.in_app_mysql = has_own;
+                if has_own {
+                    self.refuse_other_in_app(name)?;
+                }
+                self.choose_databases(&app, manifest.as_ref(), how.elsewhere, false, cancel)?
             }
             false => Vec::new(),
         };
+        if has_own && !how.databases {
+            let detail = format!(
+                "The MySQL in-app of the point is not brought along; with --with-databases `{name}` gets one of its own"
+            );
+            told.push(Problem { path: String::new(), kind: ProblemKind::Told, detail });
+        }
         let plan = choose::plan(&app, &chosen, cancel)?;
-        let mut told = Vec::new();
         let settings = match how.settings {
             true => self.settings_in(&reader, &root, name, &mut told)?,
             false => None,
         };
-        Ok(Beside { chosen, plan, settings, told })
+        Ok(Beside { chosen, plan, settings, told, held: OnceCell::new() })
     }
 
     /// Fills the databases of a new app, before it has its name.
@@ -221,6 +253,11 @@ impl Engine {
     ) -> Result<Vec<Problem>> {
         let app = App::new(name.clone(), None, "folder", self.clock.now());
         self.begin_exchange(job.id(), &app, &beside.chosen, beside.settings.clone())?;
+        if beside.has_in_app() {
+            let held = self.begin_in_app(&app, job.id(), job.cancel())?;
+            job.log(format!("`{name}` has a MariaDB of its own"));
+            beside.held.set(held).unwrap_or_default();
+        }
         let reader = found.vault.vault.reader()?;
         let root = found.record.tree.parse()?;
         let words = self.stage_databases(job, &app, &beside.chosen, (&reader, &root))?;
@@ -285,7 +322,8 @@ impl Engine {
         run(self.catalog()?, &self.clock, &task, (progress, cancel), |job| {
             let target = Target::prepare(self, &directory, job)?;
             let options = RestoreOptions { select, sync: name.is_some(), ..RestoreOptions::default() };
-            let noted = name.map_or(Ok(()), |name| arrival::begin(self, name, &target, job.id()));
+            let has_in_app = beside.has_in_app();
+            let noted = name.map_or(Ok(()), |name| arrival::begin(self, name, &target, has_in_app, job.id()));
             let filled = noted.and_then(|()| {
                 let (counts, mut problems) = self.fill(found, &target, options, job)?;
                 if let Some(name) = name {
@@ -297,6 +335,10 @@ impl Engine {
                 Ok((counts, problems))
             });
             let (counts, problems) = filled.map_err(|e| {
+                let forgotten = name.map_or(Ok(()), |name| self.forget_in_app(name, job.id()));
+                if let Err(e) = forgotten {
+                    job.log(format!("The MySQL of the new app could not be removed: {e}"));
+                }
                 if let Err(e) = self.end_exchange(job.id()) {
                     job.log(format!("New databases could not be removed yet: {e}"));
                 }
@@ -306,7 +348,8 @@ impl Engine {
             })?;
             let mut problems = problems;
             if let Some(name) = name {
-                arrival::make_known(self, name, directory.clone())?;
+                arrival::make_known(self, name, directory.clone(), has_in_app)?;
+                problems.extend(has_in_app.then(|| own_mysql(name)));
                 self.exchange_to(job.id(), Side::New)?;
                 self.adjust_connections(name, &beside)?;
                 problems.extend(self.shared_connections(name, &found.record.point.app, &beside)?);

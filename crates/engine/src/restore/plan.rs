@@ -151,7 +151,7 @@ impl Engine {
         // A safety point has the databases exactly where a restore was about to replace them.
         let back = record.point.origin == Origin::Safety;
         let databases = match how.databases || back {
-            true => self.choose_databases(&app, manifest.as_ref(), how.elsewhere, !back)?,
+            true => self.choose_databases(&app, manifest.as_ref(), how.elsewhere, !back, &Cancel::new())?,
             false => Vec::new(),
         };
         let mut told = Vec::new();

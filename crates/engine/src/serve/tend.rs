@@ -5,7 +5,7 @@
 //! restore of the app is under way, which stopped it on purpose.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backstay_catalog::App;
 use backstay_model::app::Runtime;
@@ -18,15 +18,21 @@ use crate::state::Engine;
 
 /// How often it looks.
 const LOOK: Duration = Duration::from_secs(2);
+/// How long after a failure the MySQL of an app is started again.
+const AGAIN: Duration = Duration::from_mins(1);
 
 /// Looks after apps until the scheduler is asked to stop.
 pub(super) fn tend(hub: &Hub<'_>, cancel: &Cancel) {
     let mut told = BTreeMap::new();
+    let mut failed = BTreeMap::new();
     let mut stuck = BTreeSet::new();
     while !cancel.is_cancelled() {
         let engine = hub.engine();
         resume(hub, &engine, &mut stuck);
         let apps = engine.apps().unwrap_or_default();
+        for app in apps.iter().filter(|a| a.config.in_app_mysql) {
+            in_app(hub, &engine, app, &mut failed, cancel);
+        }
         for app in apps.iter().filter(|a| matches!(a.config.runtime, Runtime::Command(_))) {
             one(hub, &engine, app, &mut told, cancel);
         }
@@ -49,6 +55,34 @@ fn resume(hub: &Hub<'_>, engine: &Engine, stuck: &mut BTreeSet<String>) {
             if stuck.insert(text.clone()) {
                 (hub.log)(text);
             }
+        }
+    }
+}
+
+/// Looks after the MySQL of one app, before the app; the same failure is told once.
+fn in_app(
+    hub: &Hub<'_>,
+    engine: &Engine,
+    app: &App,
+    failed: &mut BTreeMap<AppName, (String, Instant)>,
+    cancel: &Cancel,
+) {
+    if failed.get(&app.name).is_some_and(|(_, at)| at.elapsed() < AGAIN) {
+        return;
+    }
+    match engine.tend_in_app(app, cancel) {
+        Ok(true) => {
+            failed.remove(&app.name);
+            (hub.log)(format!("{}: its MySQL in-app did not run and was started again", app.name));
+        }
+        Ok(false) => {}
+        Err(_) if cancel.is_cancelled() => {}
+        Err(e) => {
+            let text = why(&e);
+            if failed.get(&app.name).is_none_or(|(told, _)| *told != text) {
+                (hub.log)(format!("{}: its MySQL in-app cannot be started: {text}", app.name));
+            }
+            failed.insert(app.name.clone(), (text, Instant::now()));
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Invariants: a setting is found as `NAME` and `APPSETTING_NAME`, a connection string as `PREFIX_NAME` with the prefix of its
 //! type, as on Azure App Service. A variable's name has letters, digits and `_` alone, because a shell drops others: `:`
 //! becomes `__`, `.` and `-` become `_`, as there. Of two that would have the same name, the one that has it as it is wins.
+//! An app with a MySQL of its own finds that too (`MYSQLCONNSTR_localdb`, `MYSQL_UNIX_PORT`), where it has no setting of that name.
 //! Values are opened when a process is about to be started and live as long as that takes.
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use backstay_model::{AppName, Result, Secret};
 use backstay_platform::Environment;
 
 use super::{open, type_of};
+use crate::in_app;
 use crate::sealed::opening_keys;
 use crate::state::Engine;
 
@@ -26,13 +28,17 @@ impl Engine {
 }
 
 fn variables(catalog: &dyn Catalog, state: &Path, app: &AppName) -> Result<Vec<(String, Secret)>> {
+    let has_own = catalog.app(app)?.is_some_and(|app| app.config.in_app_mysql);
+    // What a person has set by that name comes later and wins.
+    let mut variables = if has_own { in_app::variables(state, app)? } else { Vec::new() };
     let records = catalog.settings(app, PRODUCTION)?;
     if records.is_empty() {
-        return Ok(Vec::new());
+        return Ok(variables);
     }
     let keys = opening_keys(state)?;
     let opened: Result<Vec<_>> = records.iter().map(|r| Ok((r, open(&keys, app, r)?))).collect();
-    named(&opened?)
+    variables.extend(named(&opened?)?);
+    Ok(variables)
 }
 
 /// The variables of settings: those whose names had to be changed first, so that the others win.

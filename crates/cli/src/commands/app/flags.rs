@@ -30,6 +30,7 @@ pub fn change(flags: &AppFlags, config: &mut AppConfig) -> Result<()> {
     hooks(flags, config)?;
     protection(flags, config)?;
     databases(flags, &mut config.databases)?;
+    config.in_app_mysql = flags.in_app_mysql.map_or(config.in_app_mysql, crate::args::Switch::is_on);
     references(flags, &mut config.references);
     if let Some(group) = &flags.group {
         config.resource_group.clone_from(group);

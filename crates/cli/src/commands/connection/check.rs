@@ -40,7 +40,8 @@ pub fn run(engine: &Engine, args: &LookedAt, out: &mut Out) -> Result<u8> {
 
 fn text(check: &ConnectionCheck) -> String {
     let to = check.points_to.as_deref().unwrap_or("no database");
-    let mut lines = vec![format!("{}: {}, {to}", check.name, word(check.result))];
+    let own = if check.in_app { ", the app's own (MySQL in-app)" } else { "" };
+    let mut lines = vec![format!("{}: {}, {to}{own}", check.name, word(check.result))];
     lines.extend(check.version.as_ref().map(|version| {
         let user = check.user.as_deref().unwrap_or_default();
         format!("  server: {version}, which sees us as {user}, {}", tls(check))
@@ -72,8 +73,9 @@ fn text(check: &ConnectionCheck) -> String {
         }
         (None, _) => {}
     }
-    lines.extend(check.notes.iter().map(|note| format!("  note: {note}")));
-    if !check.in_points && !matches!(check.result, Checked::NoDatabase | Checked::Content) {
+    let word = if check.by_hand { "warning" } else { "note" };
+    lines.extend(check.notes.iter().map(|note| format!("  {word}: {note}")));
+    if !check.in_points && !check.by_hand && !matches!(check.result, Checked::NoDatabase | Checked::Content) {
         lines.push("  note: it is left out of points, as `backstay app set` says".to_owned());
     }
     lines.join("\n")
