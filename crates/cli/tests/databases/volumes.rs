@@ -524,7 +524,8 @@ fn the_snapshot_lies_where_only_root_can_exchange_it() {
     let set = world.run(&["app", "set", "part", "--snapshot", "btrfs"]);
     let told = world.run(&["backup", "part"]);
     assert!(Command::new("umount").arg(&part).status().unwrap().success());
-    (ran.ok(), set.ok());
+    ran.ok();
+    set.ok();
     assert!(told.stderr.contains("Only a part of its subvolume is mounted"), "{told:?}");
     told.ends(3);
 }
