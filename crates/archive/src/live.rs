@@ -163,6 +163,7 @@ impl Walk<'_> {
                     let kind = match left.why {
                         Why::Mount => (ProblemKind::Mount, "Something else is mounted there"),
                         Why::Excluded => (ProblemKind::Excluded, "It belongs to Backstay itself"),
+                        Why::Hole => (ProblemKind::Volume, "A volume of its own lies there"),
                     };
                     self.sink.problem(problem(&path.join(left.name), kind.0, kind.1));
                 }

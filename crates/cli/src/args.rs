@@ -11,7 +11,7 @@ mod archive;
 mod container;
 mod setting;
 
-pub use app::{App, AppFlags, Switch};
+pub use app::{App, AppFlags, SnapshotBy, Switch};
 pub use archive::{Export, FromArchive, Import, Seal};
 pub use container::{Container, ContainerAdd, Download, Schedule, ScheduleSet};
 pub use setting::{Connection, Deleted, Discover, Listed, LookedAt, Mark, Named, Setting};

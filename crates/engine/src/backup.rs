@@ -13,6 +13,7 @@ use backstay_model::{
 };
 use backstay_tree::Exclusions;
 use backstay_tree::path::escape;
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::adopt::Subject;
@@ -24,6 +25,8 @@ use crate::recover::{Places, same_disk};
 use crate::state::{Engine, OpenVault};
 use crate::{place, private};
 
+mod read;
+pub(crate) mod still;
 mod take;
 
 pub(crate) use take::{Taken, What};
@@ -56,6 +59,9 @@ pub struct BackupReport {
     /// The databases that are in it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub databases: Vec<SavedDatabase>,
+    /// The volume of whose snapshot the files were read, and when that was made; none where they were read as they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotTaken>,
     /// Why the hook after the backup failed, where it did. The point is complete all the same.
     pub hook_failed: Option<String>,
     /// The job that did it.
@@ -74,6 +80,15 @@ impl BackupReport {
     pub fn failures(&self) -> Vec<Problem> {
         self.problems.iter().filter(|p| p.kind.is_failure()).cloned().collect()
     }
+}
+
+/// A snapshot of a volume that was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SnapshotTaken {
+    /// The volume (`Btrfs /srv`).
+    pub volume: String,
+    /// When it was made.
+    pub time: Timestamp,
 }
 
 /// What is to be backed up.
@@ -163,6 +178,7 @@ impl Engine {
             problems: taken.problems,
             filter: taken.filter,
             databases: taken.databases,
+            snapshot: taken.snapshot,
             job: taken.job,
             seconds: seconds(started.elapsed()),
             first_run,
@@ -218,22 +234,33 @@ impl Engine {
     /// What lies in the home and is not part of it: Backstay's own folders and the homes of other apps.
     pub(crate) fn exclusions(&self, app: &App, home: &Path, vault: &str) -> Result<Exclusions> {
         let real = home.canonicalize().unwrap_or_else(|_gone| home.to_owned());
+        self.exclusions_in(&real, &self.not_of(app, &real, vault)?)
+    }
+
+    /// The paths of such folders, relative to the home, whose real path is given.
+    pub(crate) fn not_of(&self, app: &App, real: &Path, vault: &str) -> Result<Vec<PathBuf>> {
         let mut inside = self.own_folders(vault);
         inside.extend(self.container_folders()?);
         let others = self.apps()?.into_iter().filter(|other| other.name != app.name);
         inside.extend(others.filter_map(|other| other.home));
-        let mut exclusions = Exclusions::new();
-        for folder in inside {
+        let below = |folder: PathBuf| {
             let folder = folder.canonicalize().unwrap_or(folder);
-            if folder != real && folder.starts_with(&real) {
-                match exclusions.add_folder(&*self.fs, &folder) {
-                    // What cannot be looked at cannot be read either: the walk tells it.
-                    Err(e) if e.kind() != std::io::ErrorKind::PermissionDenied => {
-                        let message = format!("Cannot look at {}", folder.display());
-                        return Err(Error::new(Code::SourceNotFound, message).because(e));
-                    }
-                    _ => {}
+            folder.strip_prefix(real).ok().filter(|path| !path.as_os_str().is_empty()).map(Path::to_owned)
+        };
+        Ok(inside.into_iter().filter_map(below).collect())
+    }
+
+    /// Such folders as exclusions, where the home lies there.
+    pub(crate) fn exclusions_in(&self, home: &Path, inside: &[PathBuf]) -> Result<Exclusions> {
+        let mut exclusions = Exclusions::new();
+        for folder in inside.iter().map(|path| home.join(path)) {
+            match exclusions.add_folder(&*self.fs, &folder) {
+                // What cannot be looked at cannot be read either: the walk tells it.
+                Err(e) if e.kind() != std::io::ErrorKind::PermissionDenied => {
+                    let message = format!("Cannot look at {}", folder.display());
+                    return Err(Error::new(Code::SourceNotFound, message).because(e));
                 }
+                _ => {}
             }
         }
         Ok(exclusions)
@@ -280,6 +307,7 @@ pub fn problem_name(kind: ProblemKind) -> &'static str {
         ProblemKind::Unmatched => "names nothing",
         ProblemKind::Sealed => "sealed, not opened",
         ProblemKind::Database => "database not saved",
+        ProblemKind::Volume => "no snapshot of the volume",
         ProblemKind::Dangling => "names what is not there",
         _ => "to be looked at",
     }

@@ -60,7 +60,7 @@ pub use backstay_tree::path::escape;
 pub use backstay_vault::change;
 pub use backstay_vault::check::Finding;
 pub use backstay_vault::diff::{Change, Difference};
-pub use backup::{BackupReport, BackupRequest, problem_name};
+pub use backup::{BackupReport, BackupRequest, SnapshotTaken, problem_name};
 pub use browse::{FileEntry, ManifestView, PointDetails, VerifyReport};
 pub use checks::{Checked, ConnectionCheck};
 pub use config::{parse_duration, parse_size};

@@ -76,7 +76,8 @@ pub struct Manifest {
     /// SQLite files of the home whose bytes come from a consistent copy, escaped.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sqlite: Vec<String>,
-    /// How far files and databases belong to the same moment: `files-only`, `ordered`, `quiesced`.
+    /// How far files and databases belong to the same moment: `files-only`, `ordered`, `quiesced`,
+    /// `snapshot` (all files are those of one moment).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub consistency: String,
     /// What was read when, where there is more than the files.
@@ -176,13 +177,13 @@ pub enum Proof {
 /// Something that was read for an archive, and when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepRecord {
-    /// `files`, `database`, `files-delta`.
+    /// `files`, `database`, `sqlite`, `snapshot` (of the home's volume), `files-delta`.
     pub what: String,
     /// Begin.
     pub started: Timestamp,
     /// End.
     pub ended: Timestamp,
-    /// Where a database stood: its log position, as it names it.
+    /// Where a database stood: its log position, as it names it. Of a snapshot: the volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<String>,
 }

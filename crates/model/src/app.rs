@@ -52,6 +52,8 @@ pub struct AppConfig {
     pub databases: Databases,
     /// Whether it has a MariaDB of its own that Backstay runs ("MySQL in-app").
     pub in_app_mysql: bool,
+    /// Whether its home is read from a snapshot of the volume that it lies on.
+    pub snapshot: VolumeSnapshot,
     /// What its databases say lies in the home; compared after backups and restores.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub references: Vec<Reference>,
@@ -75,9 +77,27 @@ impl Default for AppConfig {
             schedule: None,
             databases: Databases::default(),
             in_app_mysql: false,
+            snapshot: VolumeSnapshot::Off,
             references: Vec::new(),
         }
     }
+}
+
+/// Whether a home is read from a snapshot of its volume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VolumeSnapshot {
+    /// It is read as it is.
+    #[default]
+    Off,
+    /// Where its volume can be snapshotted, by whatever that is.
+    Auto,
+    /// By Btrfs.
+    Btrfs,
+    /// By ZFS.
+    Zfs,
+    /// By LVM.
+    Lvm,
 }
 
 /// How the linked databases of an app are saved.
@@ -351,7 +371,7 @@ pub struct Hooks {
     pub before_restore: Option<Hook>,
     /// After the app runs again; for a new app before it takes its name.
     pub after_restore: Option<Hook>,
-    /// Before the snapshots of linked databases: holds the app's writing still.
+    /// Before the snapshots of linked databases, and of the home's volume: holds the app's writing still.
     pub quiesce: Option<Hook>,
     /// Lets the app write again: when the snapshots stand and what of the files has changed is read, whatever has happened.
     pub resume: Option<Hook>,
@@ -545,6 +565,7 @@ mod tests {
             post_restore: vec![Replace { file: "a".into(), from: "b".into(), to: "c".into() }],
             resource_group: "web".into(),
             plan: "large".into(),
+            snapshot: VolumeSnapshot::Btrfs,
             ..AppConfig::default()
         };
         for moment in Moment::ALL {

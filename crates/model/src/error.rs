@@ -182,6 +182,9 @@ codes! {
     /// A hook failed or took too long.
     HookFailed, No, 1, "See the output of the hook in the job's log (`backstay job log ID`).";
 
+    /// A snapshot of the volume that holds an app's home cannot be made, read or removed.
+    VolumeSnapshotFailed, No, 1, "See the cause. `backstay app set NAME --snapshot off` reads the files without one.";
+
     // --- linked databases
     /// An app has no setting of that name.
     SettingNotFound, No, 4, "`backstay setting list APP` shows the names.";

@@ -72,6 +72,8 @@ pub enum ProblemKind {
     Database,
     /// A database names files that are not there. Not a failure: an app may have lost them long ago.
     Dangling,
+    /// The snapshot of the home's volume that was asked for could not be had, or does not hold all of the home.
+    Volume,
     /// Something that went as it should and that a person should hear of. Not a failure.
     Told,
 }

@@ -5,14 +5,15 @@
 //! cannot mean another group meanwhile. Of the output (both streams as one) the last [`OUTPUT_MAX`] bytes are kept. A
 //! process that left the group on purpose (`setsid`) is not waited for.
 
-use std::io::{self, Read as _};
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _};
 use std::os::fd::AsFd as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use backstay_model::app::CommandLine;
 use backstay_model::{Cancel, Code, Error, Result};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{MemfdFlags, OFlags, fcntl_getfl, fcntl_setfl, memfd_create};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use crate::session;
@@ -190,6 +191,28 @@ pub(crate) fn status_text(status: ExitStatus) -> String {
     }
 }
 
+/// Runs a program to its end, whatever happens to us meanwhile: one that must not be killed in the middle. It writes into
+/// memory, so it is not hindered either by nobody reading.
+pub(crate) fn run_whole(command: &mut Command) -> Result<Ended> {
+    let failed = |what: &str, e: io::Error| Error::new(Code::System, what.to_owned()).because(e);
+    let mut memory = || {
+        let mut file = File::from(memfd_create("backstay output", MemfdFlags::CLOEXEC)?);
+        let out = file.try_clone()?;
+        command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+        let spawned = session::lead_new(command).spawn();
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let status = spawned?.wait()?;
+        let mut output = Output::default();
+        let mut bytes = Vec::new();
+        file.seek(io::SeekFrom::Start(0))?;
+        file.read_to_end(&mut bytes)?;
+        output.add(&bytes);
+        output.trim();
+        Ok(Ended { status, late: false, output })
+    };
+    memory().map_err(|e: io::Error| failed("Cannot run the program", e))
+}
+
 /// Runs a tool of the system (`systemctl`, `docker`) with our own environment, which tells it where its service is.
 /// `RuntimeUnavailable` when it is not there; how it ended is for the caller to judge.
 pub(crate) fn tool(program: &str, args: &[&str], limit: Duration, cancel: &Cancel) -> Result<Ended> {
@@ -259,6 +282,14 @@ mod tests {
         let away = sh("setsid sleep 3 & echo $!", LONG).unwrap();
         assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
         assert!(away.status.success());
+    }
+
+    #[test]
+    fn a_whole_run_gives_both_streams_and_the_status() {
+        let mut command = clean(&CommandLine::Line("echo one; echo two >&2; exit 3".into()));
+        let ended = run_whole(&mut command).unwrap();
+        assert_eq!((ended.status.code(), ended.output.text().as_str()), (Some(3), "one\ntwo"));
+        assert!(run_whole(&mut Command::new("/no/such/program")).is_err());
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! An app on a host: whether it runs, starting and stopping it, its health, its hooks, and the texts that are replaced
-//! in a new app.
+//! An app on a host: whether it runs, starting and stopping it, its health, its hooks, the texts that are replaced in a new
+//! app, and snapshots of the volume that holds it.
 //!
 //! All calls block, look at a [`Cancel`](backstay_model::Cancel) and have a limit of time. Nothing here prints.
 //!
@@ -29,6 +29,7 @@ mod record;
 mod replace;
 mod session;
 mod systemd;
+pub mod volume;
 
 pub use app::{Condition, Held, Runtime, State, Tended, WasRunning, start, state, stop, tend, wait_healthy};
 pub use child::OUTPUT_MAX;

@@ -14,6 +14,7 @@
 )]
 
 mod azurite;
+mod btrfs;
 pub mod endpoint;
 pub mod fixtures;
 mod gcs;
@@ -28,6 +29,7 @@ pub mod server;
 pub mod tls;
 
 pub use azurite::{Azurite, Terms, signature, signed};
+pub use btrfs::Btrfs;
 pub use endpoint::{Answer, HttpEndpoint};
 pub use gcs::Gcs;
 pub use mariadb::MariaDb;

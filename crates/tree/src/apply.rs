@@ -53,7 +53,9 @@ pub fn is_workplace(name: &OsStr) -> bool {
         .is_some_and(|id| id.len() == 32 && id.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
 }
 
-fn workplace_name(job: JobId) -> String {
+/// The name of a job's workplace, which walks leave out.
+#[must_use]
+pub fn workplace_name(job: JobId) -> String {
     format!("{PREFIX}{job}")
 }
 

@@ -4,7 +4,7 @@
 //! never entered nor forgotten, it is told as left out; an entry that cannot be looked at is told as a problem.
 //! Nothing is written and nothing is locked: what changes while it is read is seen before or after the change.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,6 +21,10 @@ use crate::fs::{FileSystem, Kind, Stat, is_component};
 pub struct Exclusions {
     ids: HashSet<(u64, u64)>,
     workplaces: bool,
+    /// In a snapshot of a volume: what lies below a mount of the live tree, with the root of what is mounted there.
+    mounts: HashMap<(u64, u64), Stat>,
+    /// In a snapshot of a volume: what stands in the place of another volume.
+    holes: HashSet<(u64, u64)>,
 }
 
 impl Exclusions {
@@ -52,6 +56,21 @@ impl Exclusions {
         self.workplaces = true;
     }
 
+    /// Takes an entry for a mount that looks like that: in a snapshot of a volume, where mounts of the live tree are not seen.
+    pub fn add_mount(&mut self, below: &Stat, live: Stat) {
+        self.mounts.insert(below.id(), live);
+    }
+
+    /// Takes a folder for the place of another volume, by device and inode: in a snapshot of a volume it is empty there.
+    pub fn add_hole(&mut self, device: u64, inode: u64) {
+        self.holes.insert((device, inode));
+    }
+
+    fn stands_for(&self, stat: &Stat) -> Option<(Stat, Why)> {
+        let mount = self.mounts.get(&stat.id()).map(|live| (*live, Why::Mount));
+        mount.or_else(|| self.holes.contains(&stat.id()).then_some((*stat, Why::Hole)))
+    }
+
     /// Whether an entry is excluded.
     #[must_use]
     pub fn contains(&self, name: &OsStr, stat: &Stat) -> bool {
@@ -76,6 +95,8 @@ pub enum Why {
     Mount,
     /// It is among the [`Exclusions`].
     Excluded,
+    /// In a snapshot of a volume: another volume lies there, which the snapshot does not hold.
+    Hole,
 }
 
 /// An entry that is not part of the tree.
@@ -109,10 +130,13 @@ pub fn scan(fs: &dyn FileSystem, dir: BorrowedFd<'_>, skip: &Exclusions, device:
             Ok(stat) if stat.is_mount_in(device) => {
                 listing.left_out.push(LeftOut { name, stat, why: Why::Mount });
             }
-            Ok(stat) if skip.contains(&name, &stat) => {
-                listing.left_out.push(LeftOut { name, stat, why: Why::Excluded });
-            }
-            Ok(stat) => listing.entries.push(Entry { name, stat }),
+            Ok(stat) => match skip.stands_for(&stat) {
+                Some((stat, why)) => listing.left_out.push(LeftOut { name, stat, why }),
+                None if skip.contains(&name, &stat) => {
+                    listing.left_out.push(LeftOut { name, stat, why: Why::Excluded });
+                }
+                None => listing.entries.push(Entry { name, stat }),
+            },
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => listing.problems.push((name, e)),
         }

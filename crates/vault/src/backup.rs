@@ -76,6 +76,17 @@ pub struct TreeOptions {
     pub parent: Option<Id>,
     /// The local file that makes comparing fast; made when missing, never trusted without check.
     pub file_index: Option<PathBuf>,
+    /// Where the tree stands still, and since when: it is read there, and is that of the home all the same.
+    pub still: Option<Still>,
+}
+
+/// A tree as it was at a moment: in a snapshot of its volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Still {
+    /// Where it is.
+    pub home: PathBuf,
+    /// A time before that moment. What changed later is not in it, so the next backup must take it for changed.
+    pub since: Timestamp,
 }
 
 /// What was saved of a file tree.
@@ -140,6 +151,7 @@ struct PendingIndex {
 struct PassSetup<'p> {
     name: &'p str,
     home: &'p Path,
+    still: Option<Still>,
     exclusions: Exclusions,
     filter: Option<Filter>,
     index: Option<FileIndex>,
@@ -177,6 +189,11 @@ impl Vault {
 
 fn ended() -> Error {
     Error::new(Code::Internal, "The backup has ended")
+}
+
+/// When what is read was like that at the earliest.
+fn started(still: Option<&Still>) -> FileTime {
+    file_time(still.map_or_else(Timestamp::now, |still| still.since))
 }
 
 fn file_time(time: Timestamp) -> FileTime {
@@ -243,7 +260,7 @@ impl SnapshotWriter {
         progress.phase(Phase::Reading);
         options.exclusions.add_workplaces();
         let twice = deferred.is_some();
-        let started = file_time(Timestamp::now());
+        let started = started(options.still.as_ref());
         let parent = options.parent.and_then(|id| self.past_of_snapshot(&id, name));
         let expected = parent.as_ref().and_then(|(node, _)| node.subtree);
         let open_index = if self.session.is_dry() { FileIndex::peek } else { FileIndex::open };
@@ -256,6 +273,7 @@ impl SnapshotWriter {
         let setup = PassSetup {
             name,
             home,
+            still: options.still,
             exclusions: options.exclusions,
             filter: options.filter.filter(|f| !f.is_empty()),
             index,
@@ -284,7 +302,8 @@ impl SnapshotWriter {
             }
             _ => backstay_tree::beneath::reading("Cannot read the folder", setup.home, e),
         };
-        let root = fs.open_root(setup.home).map_err(unreadable)?;
+        let place = setup.still.as_ref().map_or(setup.home, |still| &still.home);
+        let root = fs.open_root(place).map_err(unreadable)?;
         let device = fs.stat_handle(root.as_fd()).map_err(unreadable)?.device;
         let first = Task::Folder { parent: None, above: None, name: OsString::new() };
         let walk = Walk {
@@ -348,6 +367,7 @@ impl SnapshotWriter {
             self.first.push(FirstPass {
                 name: setup.name.to_owned(),
                 home: setup.home.to_owned(),
+                still: setup.still,
                 exclusions: setup.exclusions,
                 filter: setup.filter,
                 unmatched: summary.filtered.as_ref().map(|f| f.unmatched.clone()).unwrap_or_default(),

@@ -97,6 +97,21 @@ impl Switch {
     }
 }
 
+/// Of which kind a snapshot of a volume is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SnapshotBy {
+    /// None: the files are read as they are.
+    Off,
+    /// Whatever the volume of the home can do.
+    Auto,
+    /// Btrfs.
+    Btrfs,
+    /// ZFS.
+    Zfs,
+    /// LVM.
+    Lvm,
+}
+
 /// What can be set about an app. What is not given stays as it is.
 #[derive(Args, Debug, Default)]
 pub struct AppFlags {
@@ -169,7 +184,8 @@ pub struct AppFlags {
     /// Line of the shell that runs after a restore ("" for none)
     #[arg(long, value_name = "LINE", help_heading = "Hooks")]
     pub after_restore: Option<String>,
-    /// Line of the shell that holds the app's writing still while the snapshots of its databases are begun ("" for none)
+    /// Line of the shell that holds the app's writing still while the snapshots of its databases, and of its volume, are begun
+    /// ("" for none)
     #[arg(long, value_name = "LINE", help_heading = "Hooks")]
     pub quiesce: Option<String>,
     /// Line of the shell that lets the app write again; runs whatever has happened ("" for none)
@@ -193,6 +209,10 @@ pub struct AppFlags {
     /// Whether a point is taken every hour
     #[arg(long, value_name = "on|off", help_heading = "Protection")]
     pub automatic: Option<Switch>,
+    /// Read the home from a snapshot of its volume, so that all files are of one moment; needs root. `auto` takes what the volume
+    /// can do, and reads without a snapshot where there can be none
+    #[arg(long, value_name = "off|auto|btrfs|zfs|lvm", help_heading = "Protection")]
+    pub snapshot: Option<SnapshotBy>,
     /// Whether a restore in place is taken back when the app is not healthy afterwards
     #[arg(long, value_name = "on|off", help_heading = "Protection")]
     pub undo_on_unhealthy: Option<Switch>,

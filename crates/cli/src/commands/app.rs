@@ -5,7 +5,7 @@ mod flags;
 use backstay_engine::{
     AppDetails, AppState, Engine, InAppState, InAppView, NewApp, Operated, Places, parse_duration,
 };
-use backstay_model::app::{AppConfig, Check, Databases, Hashes, Moment, Runtime};
+use backstay_model::app::{AppConfig, Check, Databases, Hashes, Moment, Runtime, VolumeSnapshot};
 use backstay_model::{AppName, Result};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -306,6 +306,13 @@ fn details(app: &AppDetails) -> Vec<(&'static str, String)> {
     if config.filter_automatic {
         rows.push(("Filter", "also of points in the vault".to_owned()));
     }
+    rows.extend(match config.snapshot {
+        VolumeSnapshot::Off => None,
+        VolumeSnapshot::Auto => Some(("Snapshot", "of its volume, where there can be one".to_owned())),
+        VolumeSnapshot::Btrfs => Some(("Snapshot", "of its volume, by Btrfs".to_owned())),
+        VolumeSnapshot::Zfs => Some(("Snapshot", "of its volume, by ZFS".to_owned())),
+        VolumeSnapshot::Lvm => Some(("Snapshot", "of its volume, by LVM".to_owned())),
+    });
     if config.undo_on_unhealthy {
         rows.push(("Restore", "taken back when the app is not healthy".to_owned()));
     }

@@ -9,7 +9,7 @@ use crate::failure::{partial, say};
 use crate::out::Out;
 use crate::progress::Meter;
 use crate::signals;
-use crate::text::{count, duration, number, size};
+use crate::text::{count, duration, number, size, time};
 
 /// Takes a point and says what it holds.
 pub fn run(engine: &Engine, args: &args::Backup, out: &mut Out) -> Result<u8> {
@@ -74,6 +74,10 @@ fn text(report: &BackupReport) -> String {
             number(report.files_changed),
             number(report.files_unchanged)
         ));
+    }
+    if let Some(snapshot) = &report.snapshot {
+        let at = time(snapshot.time);
+        lines.push_str(&format!("Files as they were at {at}, from a snapshot of {}\n", snapshot.volume));
     }
     for database in &report.databases {
         lines.push_str(&format!("Database {}\n", saved(database)));

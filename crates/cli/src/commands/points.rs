@@ -175,7 +175,8 @@ fn details_text(details: &PointDetails) -> String {
         rows.extend(manifest.databases.iter().map(|d| ("Database", saved(d))));
         rows.extend(manifest.waiting.iter().map(|w| ("Database", waiting(w))));
         rows.extend(manifest.sqlite.iter().map(|path| ("SQLite", path.clone())));
-        if !manifest.databases.is_empty() || !manifest.sqlite.is_empty() {
+        let several = !manifest.databases.is_empty() || !manifest.sqlite.is_empty();
+        if several || manifest.consistency == "snapshot" {
             rows.push(("Moment", manifest.consistency.clone()));
         }
         let shown = manifest.problems.iter().take(100);

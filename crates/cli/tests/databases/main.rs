@@ -18,6 +18,7 @@ mod shop_watch;
 mod sqlite;
 mod unwell;
 mod uploads;
+mod volumes;
 mod wordpress;
 #[path = "../program/world.rs"]
 #[allow(dead_code, reason = "what other tests use")]

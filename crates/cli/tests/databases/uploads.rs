@@ -3,6 +3,7 @@
 //!
 //! `BACKSTAY_UPLOAD_RUNS` says how many points; by default a few.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::Shop;
@@ -18,7 +19,8 @@ fn no_row_names_a_file_that_is_missing_and_not_reported() {
     let over = AtomicBool::new(false);
     let mut dangling = 0;
     std::thread::scope(|scope| {
-        scope.spawn(|| upload(&shop, &over));
+        let _ends = Over(&over);
+        scope.spawn(|| upload(&shop, &shop.world.path("shop/files"), 40, &over));
         for run in 0..runs {
             let ran = shop.world.run(&["backup", "shop"]).ok();
             let show = shop.world.json(&["show", "shop"]);
@@ -29,18 +31,25 @@ fn no_row_names_a_file_that_is_missing_and_not_reported() {
                 .filter(|p| p["kind"] == "dangling")
                 .map(|p| p["detail"].as_str().unwrap().to_owned())
                 .collect();
-            dangling += compare(&shop, run, &told, &ran.stderr);
+            dangling += compare(&shop, "shop", run, &told, &ran.stderr);
         }
-        over.store(true, Ordering::Relaxed);
     });
     println!(
         "{runs} points while files and rows came and went: {dangling} rows without a file, each reported"
     );
 }
 
-/// Writes the file, then the row; deletes the row, then the file. Goes on until it is over.
-fn upload(shop: &Shop, over: &AtomicBool) {
-    let folder = shop.world.path("shop/files");
+/// Ends what goes on until it is over, also when a test fails.
+pub(crate) struct Over<'o>(pub(crate) &'o AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Writes the file, then the row; deletes the row, then the file, when so many more were written. Goes on until it is over.
+pub(crate) fn upload(shop: &Shop, folder: &Path, keep: u64, over: &AtomicBool) {
     let mut number = 0_u64;
     while !over.load(Ordering::Relaxed) {
         let mut script = String::new();
@@ -50,8 +59,8 @@ fn upload(shop: &Shop, over: &AtomicBool) {
             script.push_str(&format!("INSERT INTO files VALUES ('{name}');\n"));
         }
         shop.pg.psql("shop", &script);
-        if number >= 40 {
-            let gone: Vec<String> = (0..5).map(|n| format!("{}.txt", number - 40 + n)).collect();
+        if number >= keep {
+            let gone: Vec<String> = (0..5).map(|n| format!("{}.txt", number - keep + n)).collect();
             let list = gone.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(",");
             shop.pg.psql("shop", &format!("DELETE FROM files WHERE path IN ({list});"));
             gone.iter().for_each(|name| std::fs::remove_file(folder.join(name)).unwrap());
@@ -61,11 +70,11 @@ fn upload(shop: &Shop, over: &AtomicBool) {
 }
 
 /// Restores the newest point beside the app, files and database; gives how many rows name nothing.
-fn compare(shop: &Shop, run: u32, told: &[String], stderr: &str) -> usize {
+pub(crate) fn compare(shop: &Shop, of: &str, run: u32, told: &[String], stderr: &str) -> usize {
     let (app, file) = (format!("copy{run}"), format!("place{run}"));
     shop.world.write(&file, shop.pg_address(&app).as_bytes());
     let place = format!("main=@{}", shop.world.path(&file).display());
-    shop.world.ok(&["restore", "shop", "--to", &app, "--with-databases", "--database", &place]);
+    shop.world.ok(&["restore", of, "--to", &app, "--with-databases", "--database", &place]);
     let rows = shop.pg.psql(&app, "SELECT path FROM files;");
     let home = shop.world.path(&format!("home/sites/{app}/files"));
     let missing: Vec<&str> = rows.lines().filter(|path| !home.join(path).exists()).collect();

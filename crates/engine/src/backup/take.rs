@@ -1,7 +1,7 @@
 //! The work of a backup, from the lock to the commit.
 //!
-//! Order (`docs/adr/0008-databases-in-points-and-restores.md`): files, databases, what of the files has changed since, settings,
-//! manifest, snapshot object. An app without databases is read once. Locks: the vault's shared lock all the time.
+//! Order (`docs/adr/0008-databases-in-points-and-restores.md`): files and databases (`read`), settings, manifest, snapshot
+//! object. Locks: the vault's shared lock all the time.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,18 +9,16 @@ use std::path::{Path, PathBuf};
 use backstay_catalog::PointRecord;
 use backstay_model::{JobId, Origin, Phase, PointId, PointStatus, Problem, ProblemKind, Progress, Result};
 use backstay_tree::path::escape;
-use backstay_vault::backup::{
-    DEFAULT_LEVEL, SnapshotDetails, SnapshotWriter, Substitute, TreeOptions, TreeSummary,
-};
+use backstay_vault::backup::{DEFAULT_LEVEL, SnapshotDetails, SnapshotWriter};
 use backstay_vault::{Id, Strength};
-use jiff::Timestamp;
 
+use super::SnapshotTaken;
+use super::read::{Content, Frame, Read};
 use crate::adopt::Subject;
-use crate::databases::quiet::Quiet;
 use crate::databases::save::Saved;
 use crate::filter::{self, AppFilter, FilterRecord};
 use crate::job::Running;
-use crate::manifest::{CONTENT, FILE, Manifest, PROGRAM, SETTINGS, SavedDatabase, StepRecord, host};
+use crate::manifest::{FILE, Manifest, PROGRAM, SETTINGS, SavedDatabase, host};
 use crate::points::{self, Points, WAIT};
 use crate::secrets::random;
 use crate::state::Engine;
@@ -43,16 +41,9 @@ pub(crate) struct Taken {
     pub databases: Vec<SavedDatabase>,
     /// SQLite files whose bytes in the point are those of a copy.
     pub sqlite: BTreeSet<PathBuf>,
+    /// The snapshot that the files were read from.
+    pub snapshot: Option<SnapshotTaken>,
     pub job: JobId,
-}
-
-/// The home as it was read.
-struct Content {
-    tree: TreeSummary,
-    started: Timestamp,
-    steps: Vec<StepRecord>,
-    /// What the second pass had to tell.
-    problems: Vec<Problem>,
 }
 
 impl Engine {
@@ -78,29 +69,14 @@ impl Engine {
             true => Some(filter::load(&*self.fs, home, &app.config.excludes)?),
             false => None,
         };
-        let expecting = Expecting { job, totals: newest.map_or((0, 0), |r| (r.point.files, r.point.bytes)) };
-        let options = self.tree_options(points, subject, home, parent, filter.as_ref())?;
-        let started = self.clock.now();
-        let known = past.as_ref().map(Manifest::sqlite_paths).unwrap_or_default();
-        let tree = writer.save_tree_first(CONTENT, &self.fs, home, options, &known, &expecting)?;
-        let mut content = Content { tree, started, steps: Vec::new(), problems: Vec::new() };
-        let sqlite: BTreeSet<PathBuf> = known.into_iter().chain(content.tree.sqlite.drain(..)).collect();
-        let twice = !linked.is_empty() || !sqlite.is_empty();
-        if twice {
-            content.steps.push(self.step("files", started));
-        }
-        let before = (what.origin, past.as_ref());
-        let quiet = if linked.is_empty() { None } else { self.quiesce(app, home, job)? };
-        let quiesced = quiet.is_some();
-        let (saved, resumed) = self.save_databases(job, app, &linked, before, &mut writer, |writer| {
-            if twice {
-                self.read_again(job, subject, home, sqlite, writer, &mut content)?;
-            }
-            Ok(quiet.map_or(Ok(()), Quiet::end))
-        })?;
+        let totals = newest.map_or((0, 0), |r| (r.point.files, r.point.bytes));
+        let frame =
+            Frame { job, points, subject, home, origin: what.origin, linked, parent, past, filter, totals };
+        let read = self.read(&frame, &mut writer)?;
         if let Some(settings) = self.settings_document(&app.name)? {
             writer.save_bytes(SETTINGS, &settings)?;
         }
+        let Read { mut content, saved, quiesced, resumed, snapshot } = read;
         let filtered = content.tree.filtered.take().unwrap_or_default();
         let mut problems = std::mem::take(&mut content.tree.problems);
         if what.origin != Origin::Safety {
@@ -111,8 +87,8 @@ impl Engine {
             let detail = e.message().to_owned();
             problems.push(Problem { path: String::new(), kind: ProblemKind::Hook, detail });
         }
-        let filter = filter.map(|filter| {
-            let before = past.as_ref().and_then(|p| p.filter.as_ref());
+        let filter = frame.filter.map(|filter| {
+            let before = frame.past.as_ref().and_then(|p| p.filter.as_ref());
             told(&filter, &filtered, before, job, &mut problems);
             filter.record(&filtered)
         });
@@ -121,61 +97,14 @@ impl Engine {
             crate::restore::note_safety(self, job, id)?;
         }
         let mut manifest = self.manifest(id, subject, home, content, (problems, filter), saved);
-        if quiesced && !manifest.databases.is_empty() {
+        if snapshot.is_some() {
+            "snapshot".clone_into(&mut manifest.consistency);
+        } else if quiesced && !manifest.databases.is_empty() {
             "quiesced".clone_into(&mut manifest.consistency);
         }
-        self.commit_point(job, points, subject, (writer, lock), manifest, (what.origin, parent))
-    }
-
-    /// Copies the SQLite files and reads what has changed since the first pass.
-    fn read_again(
-        &self,
-        job: &Running<'_>,
-        subject: &Subject,
-        home: &Path,
-        sqlite: BTreeSet<PathBuf>,
-        writer: &mut SnapshotWriter,
-        content: &mut Content,
-    ) -> Result<()> {
-        let started = self.clock.now();
-        let mut copies = self.copies(job, &subject.app, home, sqlite.into_iter())?;
-        if !copies.files.is_empty() {
-            content.steps.push(self.step("sqlite", started));
-        }
-        let started = self.clock.now();
-        let substitute = |file: &PathBuf| Substitute { content: file.clone(), leave_out_siblings: true };
-        let substitutes = copies.files.iter().map(|(path, file)| (path.clone(), substitute(file))).collect();
-        content.tree = writer.save_tree_again(CONTENT, &self.fs, &substitutes, job)?;
-        content.steps.push(self.step("files-delta", started));
-        content.problems.append(&mut copies.problems);
-        let vanished = content.tree.vanished.iter().map(|path| Problem {
-            path: escape(path.as_os_str()),
-            kind: ProblemKind::Vanished,
-            detail: "It went while the point was taken; the point has it as it was read first".to_owned(),
-        });
-        content.problems.extend(vanished);
-        Ok(())
-    }
-
-    /// What of the home is read, and with what it is compared.
-    fn tree_options(
-        &self,
-        points: &Points,
-        subject: &Subject,
-        home: &Path,
-        parent: Option<Id>,
-        filter: Option<&AppFilter>,
-    ) -> Result<TreeOptions> {
-        Ok(TreeOptions {
-            exclusions: self.exclusions(&subject.app, home, &points.vault.address)?,
-            filter: filter.map(|f| f.filter.clone()),
-            parent,
-            file_index: Some(self.file_index(&points.vault.id, &subject.app.name)?),
-        })
-    }
-
-    fn step(&self, what: &str, started: Timestamp) -> StepRecord {
-        StepRecord { what: what.to_owned(), started, ended: self.clock.now(), position: None }
+        let taken =
+            self.commit_point(job, points, subject, (writer, lock), manifest, (what.origin, parent))?;
+        Ok(Taken { snapshot, ..taken })
     }
 
     fn manifest(
@@ -252,6 +181,7 @@ impl Engine {
             filter: manifest.filter,
             sqlite,
             databases: manifest.databases,
+            snapshot: None,
             job: job.id(),
         })
     }
@@ -272,9 +202,9 @@ fn told(
 }
 
 /// Passes progress on, and the totals of the last point when reading begins.
-struct Expecting<'a> {
-    job: &'a Running<'a>,
-    totals: (u64, u64),
+pub(super) struct Expecting<'a> {
+    pub job: &'a Running<'a>,
+    pub totals: (u64, u64),
 }
 
 impl Progress for Expecting<'_> {

@@ -67,13 +67,13 @@ impl Engine {
         Ok((copies, Arc::new(copier)))
     }
 
-    /// Copies SQLite files of a home.
+    /// Copies SQLite files of a home. `first` is the number of the first copy, where the job has made some before.
     pub(crate) fn copies(
         &self,
         job: &Running<'_>,
         app: &App,
         home: &Path,
-        paths: impl Iterator<Item = PathBuf>,
+        (first, paths): (usize, impl Iterator<Item = PathBuf>),
     ) -> Result<Copies> {
         let mut copies = Copies { folder: None, files: BTreeMap::new(), problems: Vec::new() };
         let mut paths = paths.peekable();
@@ -88,7 +88,7 @@ impl Engine {
         let root = Root::open(self.fs.clone(), home)?;
         for (number, path) in paths.enumerate() {
             job.still_ours()?;
-            let target = folder.join(number.to_string());
+            let target = folder.join((first + number).to_string());
             match copy(&root, &path, &target, &options(app, job.cancel())) {
                 Ok(damage) => {
                     copies.problems.extend(damage.map(|detail| problem(&path, ProblemKind::Changed, detail)));

@@ -1,12 +1,13 @@
 //! Dumps of linked databases in a point.
 //!
-//! Order: every database is looked at and its snapshot begun, then the caller reads what of the files has changed since, then the
-//! dumps are streamed, one after the other. So the time between snapshots and files is short, however large the databases are.
+//! Order: every database is looked at and its snapshot begun, then the caller reads what of the files has changed since (or makes a
+//! snapshot of their volume), then the dumps are streamed, one after the other. So the time between snapshots and files is short, however large the databases are.
 //!
 //! Invariants: a dump is in the point when its tool has ended well, its end mark was seen and its record could be
 //! made, else nothing of it is, and the problem says why. Only what concerns the vault or the job itself ends the backup.
 
 use std::io::Read;
+use std::path::PathBuf;
 
 use backstay_archive::place::root_name;
 use backstay_catalog::App;
@@ -71,7 +72,9 @@ impl Saved {
 }
 
 impl Engine {
-    /// Saves the databases of an app that are due. `between` runs when all snapshots stand.
+    /// Saves the databases of an app that are due. `ready` runs when all that are due were looked at and no snapshot is begun, `between`
+    /// when all snapshots stand; it gives the place where the files stand
+    /// still, if there is one, so that they can be compared there with what the databases name.
     pub(crate) fn save_databases<T>(
         &self,
         job: &Running<'_>,
@@ -79,7 +82,10 @@ impl Engine {
         linked: &[Linked],
         (origin, past): (Origin, Option<&Manifest>),
         writer: &mut SnapshotWriter,
-        between: impl FnOnce(&mut SnapshotWriter) -> Result<T>,
+        (ready, between): (
+            impl FnOnce() -> Result<()>,
+            impl FnOnce(&mut SnapshotWriter) -> Result<(Option<PathBuf>, T)>,
+        ),
     ) -> Result<(Saved, T)> {
         let mut saved = Saved::default();
         let mut open = Vec::new();
@@ -90,6 +96,7 @@ impl Engine {
             let looked = self.look_at(job, app, link, (origin, past), &mut saved);
             open.extend(saved.tell(job, link, looked)?.flatten());
         }
+        ready()?;
         let (mut begun, mut named) = (Vec::new(), Vec::new());
         for Open { link, database, probe } in &mut open {
             let started = self.clock.now();
@@ -103,9 +110,11 @@ impl Engine {
             }
         }
         let since = self.clock.now();
-        let value = between(writer)?;
-        if let Some(home) = &app.home {
-            let dangling = named.iter().flat_map(|named| self.dangling(named, home, Some(since)));
+        let (still, value) = between(writer)?;
+        // What changed since does not matter where the files stand still.
+        let since = still.is_none().then_some(since);
+        if let Some(home) = still.as_ref().or(app.home.as_ref()) {
+            let dangling = named.iter().flat_map(|named| self.dangling(named, home, since));
             saved.problems.extend(dangling);
         }
         let mut names = Vec::new();

@@ -111,6 +111,7 @@ impl Engine {
             filter: None,
             parent: newest.map(|r| r.point.snapshot.parse()).transpose()?,
             file_index: Some(self.file_index(&vault.id, &scene.app.name)?),
+            still: None,
         };
         let reader = vault.vault.reader()?;
         let seen = survey(reader, CONTENT, &self.fs, &scene.home, options, progress, cancel)?;

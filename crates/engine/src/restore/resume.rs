@@ -69,6 +69,7 @@ impl Engine {
             stuck: false,
         };
         resumed.extend(self.resume_quiet()?.into_iter().map(told));
+        resumed.extend(self.resume_snapshots());
         // Where the vault cannot be used now, a later command does it; until then they are no way back.
         safety::resume(self).unwrap_or_default();
         Ok(resumed)

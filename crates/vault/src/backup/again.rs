@@ -21,14 +21,13 @@ use backstay_tree::filter::Filter;
 use backstay_tree::fs::{FileSystem, FileTime, Kind};
 use backstay_tree::path::escape;
 use backstay_tree::{Exclusions, Listing};
-use jiff::Timestamp;
 
 use super::folder::{Folder, Inner, Item};
 use super::past::{Block, Origin, Past, PastEntry};
 use super::read::is_whole;
 use super::report::{SparseFile, Tally};
 use super::walk::Walk;
-use super::{PassSetup, SnapshotWriter, TreeOptions, TreeSummary, file_time, limit_of};
+use super::{PassSetup, SnapshotWriter, Still, TreeOptions, TreeSummary, limit_of, started};
 use crate::id::Id;
 
 /// What the header of every SQLite database begins with.
@@ -69,6 +68,7 @@ impl Places {
 pub(crate) struct FirstPass {
     pub name: String,
     pub home: PathBuf,
+    pub still: Option<Still>,
     pub exclusions: Exclusions,
     pub filter: Option<Filter>,
     /// The rules that named nothing.
@@ -155,12 +155,13 @@ impl SnapshotWriter {
         let setup = PassSetup {
             name,
             home: &first.home,
+            still: first.still.clone(),
             exclusions: first.exclusions.clone(),
             filter: first.filter.clone(),
             index: Some(index),
             root_past: Some(PastEntry { origin: Some(Origin::Block(pending.block)), ..top }),
             limit,
-            started: file_time(Timestamp::now()),
+            started: started(first.still.as_ref()),
             places: Places::new(substitutes.iter().map(|(path, s)| (path.as_path(), whole(s)))),
             held: Some(first.held),
             first_tally: Some(first.tally),

@@ -286,9 +286,13 @@ impl Walk<'_> {
         for left in listing.left_out {
             let known = inner.past.position(&left.name);
             inner.left_out.extend(known);
-            let kind = if left.why == Why::Mount { ProblemKind::Mount } else { ProblemKind::Excluded };
-            self.problem(folder.show(&left.name), kind, "Left out");
-            if left.why == Why::Mount && left.stat.kind == Kind::Dir {
+            let (kind, detail) = match left.why {
+                Why::Mount => (ProblemKind::Mount, "Left out"),
+                Why::Excluded => (ProblemKind::Excluded, "Left out"),
+                Why::Hole => (ProblemKind::Volume, "A volume of its own, which the snapshot does not hold"),
+            };
+            self.problem(folder.show(&left.name), kind, detail);
+            if left.why != Why::Excluded && left.stat.kind == Kind::Dir {
                 let past = inner.past.position(&left.name);
                 let known = past.and_then(|n| inner.past.entries.get(n));
                 mounts.push(Item { past, ..self.empty_folder(left.name, left.stat, known, worker)? });

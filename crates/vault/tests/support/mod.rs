@@ -172,6 +172,7 @@ impl<'a> Job<'a> {
             filter: self.filter.clone(),
             parent,
             file_index: self.index.clone(),
+            still: None,
         };
         let saved = writer.save_tree("content", &self.fs, self.home, options, &Silent)?;
         let details = SnapshotDetails {

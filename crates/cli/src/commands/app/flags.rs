@@ -8,11 +8,11 @@ use std::time::Duration;
 use backstay_engine::parse_duration;
 use backstay_model::app::{
     AppConfig, Check, CommandLine, CommandRuntime, Databases, Hashes, Health, Hook, Moment, Reference,
-    Replace, Runtime, StopSignal,
+    Replace, Runtime, StopSignal, VolumeSnapshot,
 };
 use backstay_model::{Code, Error, Result};
 
-use crate::args::AppFlags;
+use crate::args::{AppFlags, SnapshotBy};
 
 fn usage(message: impl Into<String>) -> Error {
     Error::new(Code::Usage, message)
@@ -268,6 +268,14 @@ fn protection(flags: &AppFlags, config: &mut AppConfig) -> Result<()> {
     if let Some(rpo) = time(flags.rpo.as_ref())? {
         config.rpo = rpo;
     }
+    config.snapshot = match flags.snapshot {
+        None => config.snapshot,
+        Some(SnapshotBy::Off) => VolumeSnapshot::Off,
+        Some(SnapshotBy::Auto) => VolumeSnapshot::Auto,
+        Some(SnapshotBy::Btrfs) => VolumeSnapshot::Btrfs,
+        Some(SnapshotBy::Zfs) => VolumeSnapshot::Zfs,
+        Some(SnapshotBy::Lvm) => VolumeSnapshot::Lvm,
+    };
     for (given, set) in [
         (flags.filter_automatic, &mut config.filter_automatic),
         (flags.automatic, &mut config.automatic),
