@@ -103,7 +103,7 @@ impl Engine {
         if twice {
             content.steps.push(self.step("files", started));
         }
-        let quiet = if frame.linked.is_empty() { None } else { self.quiesce(app, frame.home, job)? };
+        let quiet = if twice { self.quiesce(app, frame.home, job)? } else { None };
         let quiesced = quiet.is_some();
         let before = (frame.origin, frame.past.as_ref());
         let between = |writer: &mut SnapshotWriter| {

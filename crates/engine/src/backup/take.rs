@@ -80,7 +80,7 @@ impl Engine {
         let filtered = content.tree.filtered.take().unwrap_or_default();
         let mut problems = std::mem::take(&mut content.tree.problems);
         if what.origin != Origin::Safety {
-            problems.extend(self.told_of_in_app(app, &linked)?);
+            problems.extend(self.told_of_in_app(app, &frame.linked)?);
         }
         problems.append(&mut content.problems);
         if let Err(e) = resumed {
@@ -99,7 +99,7 @@ impl Engine {
         let mut manifest = self.manifest(id, subject, home, content, (problems, filter), saved);
         if snapshot.is_some() {
             "snapshot".clone_into(&mut manifest.consistency);
-        } else if quiesced && !manifest.databases.is_empty() {
+        } else if quiesced && !(manifest.databases.is_empty() && manifest.sqlite.is_empty()) {
             "quiesced".clone_into(&mut manifest.consistency);
         }
         let taken =
