@@ -60,7 +60,7 @@ pub(crate) fn upload(shop: &Shop, folder: &Path, keep: u64, over: &AtomicBool) {
         }
         shop.pg.psql("shop", &script);
         if number >= keep {
-            let gone: Vec<String> = (0..5).map(|n| format!("{}.txt", number - keep + n)).collect();
+            let gone: Vec<String> = (0..10).map(|n| format!("{}.txt", number - keep + n)).collect();
             let list = gone.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(",");
             shop.pg.psql("shop", &format!("DELETE FROM files WHERE path IN ({list});"));
             gone.iter().for_each(|name| std::fs::remove_file(folder.join(name)).unwrap());
@@ -84,5 +84,6 @@ pub(crate) fn compare(shop: &Shop, of: &str, run: u32, told: &[String], stderr: 
     }
     shop.pg.psql("postgres", &format!("DROP DATABASE {app};"));
     shop.world.ok(&["app", "remove", &app, "--yes"].map(|w| w));
+    std::fs::remove_dir_all(home.parent().unwrap()).unwrap();
     missing.len()
 }

@@ -36,6 +36,10 @@ use crate::tool::{self, Program};
 const SOCKET: usize = 107;
 /// How often a server is looked at that starts or stops.
 const LOOK: Duration = Duration::from_millis(20);
+/// How long a server that starts is waited for before it is told to stop.
+const STARTING: Duration = Duration::from_secs(20);
+/// How long one that was told to stop, and answers nobody, may take before it is killed.
+const HUNG: Duration = Duration::from_secs(30);
 /// Small, as befits one app.
 const SETTINGS: [&str; 10] = [
     "--skip-networking",
@@ -118,10 +122,22 @@ impl InApp {
     /// Stops the server, if it runs, and waits until it has ended.
     pub fn stop(&self) -> Result<()> {
         let _lock = self.lock()?;
+        let endpoint = self.endpoint()?;
+        let begin = Instant::now();
+        // Told to end while it starts, it may wait for itself for ever.
+        while self.process().is_some() && self.session(&endpoint).is_err() && begin.elapsed() < STARTING {
+            std::thread::sleep(LOOK);
+        }
         let Some(pid) = self.process() else { return Ok(()) };
         rustix::process::kill_process(pid, Signal::TERM).ok();
         let begin = Instant::now();
+        let mut killed = false;
         while self.process().is_some() {
+            if begin.elapsed() > HUNG && !killed && self.session(&endpoint).is_err() {
+                // It has let go of everybody and does not end. What was committed is safe.
+                rustix::process::kill_process(pid, Signal::KILL).ok();
+                killed = true;
+            }
             if begin.elapsed() > self.options.idle {
                 let message = format!("The server in {} does not stop", self.folder.display());
                 return Err(Error::new(Code::DatabaseInterrupted, message));

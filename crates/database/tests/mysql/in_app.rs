@@ -127,3 +127,26 @@ fn a_folder_with_a_path_too_long_for_a_socket_is_refused() {
     let error = InApp::new("/".to_owned() + &"x".repeat(120), None, options()).endpoint().unwrap_err();
     assert_eq!(error.code(), Code::InvalidValue);
 }
+
+#[test]
+fn a_server_that_hangs_is_stopped_all_the_same() {
+    let app = App::new();
+    app.server().make().unwrap();
+    app.server().start().unwrap();
+    let pid = app.pid();
+    std::process::Command::new("kill").args(["-STOP", &pid]).status().unwrap();
+    let begin = std::time::Instant::now();
+    app.server().stop().unwrap();
+    assert!(!app.server().is_running() && begin.elapsed().as_secs() < 150, "{:?}", begin.elapsed());
+    app.server().start().unwrap();
+    // Told to stop as soon as it is begun, again and again, it stops each time.
+    for _ in 0..5 {
+        app.server().stop().unwrap();
+        let server = app.server();
+        let starting = std::thread::spawn(move || server.start().ok());
+        std::thread::sleep(std::time::Duration::from_millis(60));
+        app.server().stop().unwrap();
+        starting.join().unwrap();
+    }
+    app.server().stop().unwrap();
+}
