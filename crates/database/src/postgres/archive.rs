@@ -3,8 +3,8 @@
 //! Why from the dump's own bytes: what is counted there is of the dump's snapshot by construction, it is what a restore will
 //! get, and the server does not read every table twice.
 //!
-//! The form (`pg_backup_archiver.c` and `pg_backup_custom.c` of PostgreSQL 9.0 to 18, archive versions 1.12 to 1.16): a
-//! head; a table of contents, in which each entry with data has a number; then, for each of these, a block of chunks that a
+//! The form (`pg_backup_archiver.c` and `pg_backup_custom.c` of PostgreSQL, archive versions 1.12 to 1.16; the real
+//! `pg_dump` of our tests is that of 15, which writes 1.14): a head; a table of contents, in which each entry with data has a number; then, for each of these, a block of chunks that a
 //! chunk of length 0 ends. Rows are lines as `COPY` writes them, up to a line `\.`. There is no end mark: the dump is whole
 //! when each entry with data had its block.
 //!
@@ -22,7 +22,7 @@ use crate::adapter::{Hashes, TableRecord};
 use crate::rows::Rows;
 
 /// The longest row that is hashed. A table with a longer one has no hash.
-pub(super) const ROW: usize = 16 << 20;
+const ROW: usize = 16 << 20;
 /// The longest text of the table of contents.
 const TEXT: usize = 256 << 20;
 /// Versions of the form.
@@ -321,16 +321,15 @@ impl Table {
 
     pub(super) fn record(self) -> TableRecord {
         let hash = self.rows.hash().filter(|_| !self.odd);
-        TableRecord { name: self.name, rows: self.rows.number(), hash: hash.map(|hash| marked(&hash)) }
+        TableRecord {
+            name: self.name,
+            rows: self.rows.number(),
+            hash: hash.map(|hash| format!("{MARK}{hash}")),
+        }
     }
 }
 
-/// A hash as it stands in a record: what it is of is said, since earlier ones were of something else.
-pub(super) fn marked(hash: &str) -> String {
-    format!("{MARK}{hash}")
-}
-
-/// What a hash of lines of `COPY` begins with.
+/// What a hash of lines of `COPY` begins with in a record: earlier ones were of something else.
 pub(super) const MARK: &str = "copy:";
 
 /// Puts the fields of a row into another order; false where it has not so many.
