@@ -206,6 +206,12 @@ pub trait Database: Send {
     /// change anything.
     fn texts(&mut self, sql: &str, limit: usize) -> Result<Vec<String>>;
 
+    /// Whether a dump that was begun stands for as long as nobody reads it. Where it does not, the server ends one that is left alone
+    /// for some time.
+    fn dump_waits(&self) -> bool {
+        true
+    }
+
     /// Begins a dump: from here on its snapshot stands. `DatabaseIncomplete` where the user does not see everything.
     fn dump(&mut self) -> Result<Box<dyn Dump + '_>>;
 

@@ -94,6 +94,11 @@ impl Database for MySql {
         self.session()?.texts(sql, limit)
     }
 
+    /// MariaDB's tool leaves `net_write_timeout` as it is: 60 s, unless the server says otherwise.
+    fn dump_waits(&self) -> bool {
+        false
+    }
+
     fn dump(&mut self) -> Result<Box<dyn Dump + '_>> {
         dump::begin(&mut self.session()?, &self.endpoint, &self.options)
     }

@@ -42,6 +42,7 @@ pub use again::Substitute;
 pub use leave_out::Filtered;
 pub use listing::{Listed, Listing, Receive, Take};
 pub use report::SparseFile;
+pub use stream::{SavedStream, StreamSaver};
 pub use survey::{Survey, survey};
 
 use crate::id::Id;
@@ -436,21 +437,16 @@ impl SnapshotWriter {
         }
     }
 
-    /// Takes a document (`name` or `group/name`) that was saved before out of the snapshot: a dump, say, of which turned
-    /// out at its end that it does not count. Tells whether there was one. What was stored of it stays in the vault until
-    /// a prune, unless it is saved again.
-    pub fn drop_document(&mut self, name: &str) -> bool {
+    /// Takes out a document of that name that was saved before.
+    fn drop_document(&mut self, name: &str) {
         let (group, name) = name.rsplit_once('/').map_or((None, name), |(g, n)| (Some(g), n));
         let nodes = match group {
             Some(group) => self.groups.get_mut(group),
             None => Some(&mut self.nodes),
         };
-        let Some(nodes) = nodes else { return false };
-        let before = nodes.len();
-        nodes.retain(|node| node.name != name || node.kind != Some(Kind::File));
-        let dropped = nodes.len() < before;
-        self.groups.retain(|_, nodes| !nodes.is_empty());
-        dropped
+        if let Some(nodes) = nodes {
+            nodes.retain(|node| node.name != name || node.kind != Some(Kind::File));
+        }
     }
 
     /// Writes the snapshot: the one step that makes the point exist.

@@ -22,7 +22,7 @@ use std::time::Duration;
 use backstay_model::{Cancel, Code, Error, Result, Silent};
 use backstay_storage::{Fault, Faulty as FaultyStorage, Memory, Object, Op, Put, Rule, Storage};
 use backstay_testing::fixtures::Random;
-use backstay_vault::backup::{Committed, SnapshotDetails, SnapshotWriter};
+use backstay_vault::backup::{Committed, SnapshotDetails, SnapshotWriter, StreamSaver};
 use backstay_vault::check::{CheckOptions, check};
 use backstay_vault::{Folder, Id, Lock, Node, Strength, Vault};
 use support::{memory_vault, new_vault, open, verify};
@@ -147,27 +147,19 @@ fn the_error_is_the_readers_own_where_it_gave_one() {
 }
 
 #[test]
-fn a_document_that_was_saved_before_stays_when_its_successor_fails_and_goes_when_it_is_dropped() {
+fn a_document_that_was_saved_before_stays_when_its_successor_fails() {
     let (_memory, vault) = memory_vault();
     let held = lock(&vault);
     let mut writer = vault.begin(&held, 3, &Cancel::new()).unwrap();
-    for (name, bytes) in [("databases/a", "one"), ("databases/b", "two"), ("alone", "three"), ("c/d", "four")]
-    {
+    for (name, bytes) in [("databases/a", "one"), ("alone", "three")] {
         writer.save_bytes(name, bytes.as_bytes()).unwrap();
     }
     let mut reader = failing(b"half", io::Error::other("gone"));
     writer.save_stream("databases/a", &mut reader, 0).unwrap().unwrap_err();
-    assert!(writer.drop_document("databases/b") && writer.drop_document("c/d"));
-    assert!(
-        !writer.drop_document("databases/b")
-            && !writer.drop_document("databases")
-            && !writer.drop_document("x")
-    );
     writer.save_bytes("alone", b"newer").unwrap();
     let point = commit(writer, &held).unwrap();
     assert_eq!(content(&vault, &point, "databases/a"), b"one");
     assert_eq!(content(&vault, &point, "alone"), b"newer");
-    assert!(find(&vault, &point, "databases/b").is_none() && find(&vault, &point, "c").is_none());
     let root = vault.reader().unwrap().tree(&point.snapshot.tree).unwrap();
     assert_eq!(root.len(), 2, "each name once");
     is_clean(&vault);
@@ -208,6 +200,56 @@ fn a_stream_stops_when_the_work_is_cancelled() {
     }
     let error = writer.save_stream("one", &mut Endless(cancel.clone(), 0), 1 << 40).unwrap_err();
     assert_eq!(error.code(), Code::Cancelled);
+    assert!(commit(writer, &held).is_err());
+}
+
+#[test]
+fn streams_that_are_stored_beside_each_other_are_what_they_would_be_one_after_the_other() {
+    let stream = Random::new(5).text(7 << 20);
+    let parts: [&[u8]; 4] = [&stream, &stream[1 << 20..], &stream[..3 << 20], b""];
+    let (_memory, vault) = memory_vault();
+    let held = lock(&vault);
+    let mut writer = vault.begin(&held, 3, &Cancel::new()).unwrap();
+    let savers: Vec<_> = parts.iter().map(|_| writer.begin_stream().unwrap()).collect();
+    let broken = writer.begin_stream().unwrap();
+    let stored: Vec<_> = std::thread::scope(|scope| {
+        let save = |(saver, part): (StreamSaver, &[u8])| saver.save("one", &mut { part }, 7 << 20);
+        let threads: Vec<_> =
+            savers.into_iter().zip(parts).map(|both| scope.spawn(move || save(both))).collect();
+        // The writer goes on meanwhile, with the same bytes too.
+        let name = "databases/by-threads";
+        writer.save_stream(name, &mut stream.as_slice(), 7 << 20).unwrap().unwrap();
+        let mut reader =
+            failing(&stream, io::Error::other(Error::new(Code::DatabaseInterrupted, "It broke")));
+        let error = broken.save("one", &mut reader, 7 << 20).unwrap().unwrap_err();
+        assert_eq!(error.code(), Code::DatabaseInterrupted);
+        threads.into_iter().map(|thread| thread.join().unwrap().unwrap().unwrap()).collect()
+    });
+    for (number, stored) in stored.into_iter().enumerate() {
+        writer.add_stream(&format!("databases/{number}"), stored);
+    }
+    let point = commit(writer, &held).unwrap();
+    for (number, part) in parts.iter().enumerate() {
+        assert!(content(&vault, &point, &format!("databases/{number}")) == *part, "{number}");
+    }
+    let pieces = |name: &str| find(&vault, &point, name).unwrap().content;
+    assert_eq!(pieces("databases/0"), pieces("databases/by-threads"));
+    is_clean(&vault);
+}
+
+#[test]
+fn an_error_of_the_vault_in_one_of_several_streams_ends_the_backup() {
+    let storage = Arc::new(FaultyStorage::new(Arc::new(Memory::new())));
+    let vault = new_vault(storage.clone());
+    let held = lock(&vault);
+    let mut writer = vault.begin(&held, 3, &Cancel::new()).unwrap();
+    storage.add(Rule::new(Fault::Fail(Code::StorageFull)).on(Op::Put).name("data/"));
+    let noise = Random::new(1).bytes(80 << 20);
+    let saver = writer.begin_stream().unwrap();
+    let error = saver.save("one", &mut noise.as_slice(), 80 << 20).unwrap_err();
+    assert_eq!(error.code(), Code::StorageFull);
+    storage.clear();
+    assert!(writer.save_bytes("other", b"x").is_err(), "it has ended");
     assert!(commit(writer, &held).is_err());
 }
 

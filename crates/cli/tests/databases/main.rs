@@ -4,12 +4,14 @@
 
 mod archives;
 mod connections;
+mod impatient;
 mod in_app;
 mod in_app_kills;
 #[path = "../kills/kill.rs"]
 #[allow(dead_code, reason = "kills at system calls are not used here")]
 mod kill;
 mod kills;
+mod large;
 mod points;
 mod replica;
 mod restore;

@@ -181,3 +181,33 @@ fn write_to_more(world: &World) -> Writer {
     }
     writer
 }
+
+#[test]
+fn a_database_that_is_damaged_itself_is_told_in_points_and_in_custom_backups() {
+    let world = World::within(temp_dir());
+    std::fs::create_dir_all(world.path("app/data")).unwrap();
+    std::fs::create_dir(world.path("away")).unwrap();
+    let path = world.path("app/data/app.db");
+    let fill = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute('CREATE TABLE t (id INTEGER PRIMARY KEY, body TEXT)')\n\
+                db.executemany('INSERT INTO t (body) VALUES (?)', [(str(n) * 50,) for n in range(2000)]); db.commit()";
+    assert!(python(fill, &[path.to_str().unwrap()]).status().unwrap().success());
+    let custom = |name| ["backup", "app", "--container", "./away", "--name", name];
+    world.ok(&["backup", "./app"]);
+    world.ok(&custom("whole"));
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[4096 * 3..4096 * 4].fill(0x55);
+    std::fs::write(&path, &bytes).unwrap();
+    for words in [&["backup", "app"][..], &custom("damaged")] {
+        let ran = world.run(words).ends(3);
+        assert!(
+            ran.stderr.contains("data/app.db") && ran.stderr.contains("damaged"),
+            "{words:?}: {}",
+            ran.stderr
+        );
+    }
+    assert!(
+        std::fs::read_to_string(world.path("away/damaged.xml"))
+            .unwrap()
+            .contains("The database itself is damaged")
+    );
+}

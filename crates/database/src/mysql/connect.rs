@@ -55,6 +55,20 @@ pub(super) struct Session {
 /// A row as the server sends it.
 pub(super) type Row = Vec<Option<Vec<u8>>>;
 
+/// Nothing of what is ours ends by a timeout of the server's settings: 86400 s is what the tools of MySQL set for themselves.
+pub(super) fn patience(flavour: Flavour) -> &'static str {
+    match flavour {
+        Flavour::MariaDb => {
+            "SET SESSION wait_timeout=86400, net_read_timeout=86400, net_write_timeout=86400 \
+             /*M!100101 , max_statement_time=0 */ \
+             /*M!100300 , idle_transaction_timeout=0, idle_readonly_transaction_timeout=0, idle_write_transaction_timeout=0 */"
+        }
+        Flavour::MySql => {
+            "SET SESSION wait_timeout=86400, net_read_timeout=86400, net_write_timeout=86400 /*!50708 , max_execution_time=0 */"
+        }
+    }
+}
+
 impl Session {
     /// Connects to the database that the endpoint names, or to none where `database` is false.
     pub(super) fn open(endpoint: &Endpoint, options: &Options, database: bool) -> Result<Self> {
@@ -137,6 +151,7 @@ impl Session {
         session.version = version.split('-').next().unwrap_or_default().to_owned();
         session.account = text(&row, 1);
         session.is_whom(endpoint)?;
+        session.run(patience(session.flavour))?;
         let seen = session.rows("SHOW SESSION STATUS LIKE 'Ssl_version'")?;
         let seen = seen.first().map(|row| text(row, 1)).filter(|version| !version.is_empty());
         session.tls = TlsSeen { verified: seen.as_ref().map(|_| mode), version: seen };

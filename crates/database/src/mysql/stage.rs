@@ -13,7 +13,7 @@ use std::io::{self, Read, Write as _};
 
 use backstay_model::{Code, Error, Result};
 
-use super::connect::{Session, name};
+use super::connect::{Session, name, patience};
 use super::dump::{self, FORMAT};
 use super::grants::Grants;
 use super::objects::{self, Marker, Phase};
@@ -105,6 +105,7 @@ fn load(
 ) -> Result<Seen> {
     let client = tools::loader(session.flavour, options)?;
     let mut program = client.program(endpoint, session)?;
+    program.arg(format!("--init-command={}", patience(session.flavour)));
     // Binary mode: a dump cannot give the client commands.
     program.args(["--batch", "--binary-mode", "--no-auto-rehash", "--max-allowed-packet=1073741824", "--"]);
     program.arg(&changes.database);

@@ -49,6 +49,8 @@ pub(super) struct Session {
     pub(super) tls: TlsMode,
     /// The server's version as a number (150018).
     pub(super) version: i32,
+    /// Whether the server's settings end connections that are idle.
+    pub(super) ends_idle: bool,
 }
 
 /// Stops the statement that a session is running, from another thread.
@@ -106,12 +108,27 @@ impl Session {
         };
         let client = made.map_err(|e| driver(e, During::Connecting, &what))?;
         let stop = Stop { token: client.cancel_token(), tls: connector };
-        let mut session =
-            Session { client, stop, cancel: options.cancel.clone(), reached, tls: mode, version: 0 };
+        let mut session = Session {
+            client,
+            stop,
+            cancel: options.cancel.clone(),
+            reached,
+            tls: mode,
+            version: 0,
+            ends_idle: false,
+        };
         session.run(SETTINGS)?;
         let wait = options.lock_wait.as_millis();
         session.run(&format!("SET lock_timeout = {wait}"))?;
         session.version = session.one("SELECT current_setting('server_version_num')::int", &[])?;
+        if session.version >= 140_000 {
+            let idle: String = session.one("SELECT current_setting('idle_session_timeout')", &[])?;
+            session.ends_idle = idle != "0";
+            session.run("SET idle_session_timeout = 0")?;
+        }
+        if session.version >= 170_000 {
+            session.run("SET transaction_timeout = 0")?;
+        }
         Ok(session)
     }
 

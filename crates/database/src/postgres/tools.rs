@@ -86,6 +86,10 @@ pub(super) fn program(
         .add("keepalives_count", "3")
         .add("gssencmode", "disable")
         .add("application_name", "backstay");
+    if session.ends_idle {
+        // A pooler in between may not take options: only where they are needed.
+        words.add("options", "-c idle_session_timeout=0");
+    }
     program.args(["--no-password", "-d", &words.0]);
     Ok(program)
 }

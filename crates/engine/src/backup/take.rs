@@ -119,7 +119,7 @@ impl Engine {
         let Content { tree, started, mut steps, .. } = content;
         let mut sqlite: Vec<String> = tree.substituted.iter().map(|path| escape(path.as_os_str())).collect();
         sqlite.sort();
-        problems.extend(saved.problems);
+        problems.extend(saved.told.problems);
         steps.extend(saved.steps);
         steps.sort_by_key(|step| step.started);
         let consistency =
@@ -139,7 +139,7 @@ impl Engine {
             filter,
             sparse: tree.sparse,
             databases: saved.databases,
-            waiting: saved.waiting,
+            waiting: saved.told.waiting,
             sqlite,
             consistency: consistency.to_owned(),
             steps,

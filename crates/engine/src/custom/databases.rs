@@ -1,24 +1,32 @@
 //! Dumps of linked databases in a custom backup.
 //!
 //! A zip is written once, from the front to the back: databases come first, the files after them, so the class is
-//! `database-first`. What a database refers to is in the backup unless it was deleted while the files were read.
+//! `database-first`. What a database refers to is in the backup unless it was deleted while the files were read, and that is told.
+//! The dumps are begun one right after the other, while the app's own hook holds its writing still where it has one. Of those that may
+//! not wait ([`backstay_database::Database::dump_waits`]) only one is begun then, and written first; each further one is begun when it is written.
 //!
 //! Invariants: a database that cannot be looked at, or whose dump cannot be begun, makes the backup partial. One that fails in
 //! the middle ends the backup: what was written of it cannot be taken out of a stream.
 
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use backstay_archive::place::{Zip, root_name};
 use backstay_archive::source::Stream;
-use backstay_archive::{Database as Described, Step, Writer};
+use backstay_archive::{Database as Described, EntryRecord, Step, Writer};
 use backstay_catalog::App;
-use backstay_database::{Database, Dump, DumpRecord, Probe};
-use backstay_model::{Error, Phase, Problem, Progress as _, Result};
+use backstay_database::{Dump, DumpRecord, Probe};
+use backstay_model::{Code, Error, Problem, ProblemKind, Result};
 use backstay_tree::fs::FileTime;
 use crossbeam_channel::{Receiver, Sender, bounded};
+use jiff::Timestamp;
 
-use crate::databases::linked::{Linked, options};
-use crate::databases::save;
+use crate::databases::begin::{Begun, Open, Told};
+use crate::databases::linked::{Due, Linked};
+use crate::databases::quiet::Quiet;
+use crate::databases::references::{Files, Named};
 use crate::job::Running;
 use crate::limits::Metered;
 use crate::state::Engine;
@@ -27,6 +35,8 @@ use crate::state::Engine;
 const BLOCK: usize = 1 << 20;
 /// Blocks that wait to be packed.
 const WAITING: usize = 4;
+/// What the names of the home's entries begin with.
+pub(super) const CONTENT: &[u8] = b"fs/";
 
 /// What was packed of the databases of an app.
 #[derive(Default)]
@@ -34,6 +44,20 @@ pub(super) struct Packed {
     pub databases: Vec<Described>,
     pub steps: Vec<Step>,
     pub problems: Vec<Problem>,
+    /// What the rows name.
+    pub named: Vec<Named>,
+}
+
+/// Where dumps go.
+struct Into<'i, 'z> {
+    job: &'i Running<'i>,
+    app: &'i App,
+    metered: &'i Metered<'i>,
+    counted: Metered<'i>,
+    zip: &'i mut Writer<Zip<'z>>,
+    time: FileTime,
+    /// By connection.
+    files: HashMap<String, String>,
 }
 
 impl Engine {
@@ -41,7 +65,7 @@ impl Engine {
     pub(super) fn pack_databases(
         &self,
         job: &Running<'_>,
-        app: &App,
+        (app, home): (&App, &Path),
         metered: &Metered<'_>,
         zip: &mut Writer<Zip<'_>>,
         time: FileTime,
@@ -50,40 +74,94 @@ impl Engine {
         let mut linked = self.linked(app)?;
         let _held = self.hold_linked(app, &mut linked, job.cancel());
         packed.problems.extend(self.told_of_in_app(app, &linked)?);
-        if !linked.is_empty() {
-            job.phase(Phase::Dumping);
+        let mut told = Told::default();
+        // Whoever asks for one, or sets a time for one, wants all of it.
+        let open = self.look_at_linked(job, app, &linked, |_, _| Due::Now, &mut told)?;
+        let files = file_names(&open);
+        let (mut together, mut later) = by_patience(open);
+        let quiet = if together.is_empty() { None } else { self.quiesce(app, home, job)? };
+        let (mut begun, named) = self.begin_linked(job, app, &mut together, &mut told)?;
+        packed.named = named;
+        if let Err(e) = quiet.map_or(Ok(()), Quiet::end) {
+            let detail = e.message().to_owned();
+            packed.problems.push(Problem { path: String::new(), kind: ProblemKind::Hook, detail });
         }
         let limits = self.limits(&app.config.plan);
         let counted = Metered::new(metered, job.cancel(), limits.databases);
-        let mut names = Vec::new();
-        for link in &linked {
-            job.still_ours()?;
-            let begun = begin(job, app, link, &mut packed)?;
-            let Some((mut database, probe)) = begun else { continue };
-            let mut dump = match database.dump() {
-                Ok(dump) => dump,
-                Err(e) => {
-                    refused(job, link, &e, &mut packed)?;
-                    continue;
-                }
-            };
-            let started = self.clock.now();
-            let file = root_name(&link.file_name(), &names);
-            let streamed = stream(&mut *dump, &file, time, (&counted, job), zip);
-            let streamed = counted.judge_databases(&app.config.plan, streamed);
-            metered.judge(&app.config.plan, streamed)?;
-            let record = dump.finish().map_err(|e| of(link, e))?;
-            names.push(file.clone());
-            packed.steps.push(Step {
-                what: "database".to_owned(),
-                started,
-                ended: self.clock.now(),
-                position: record.position.clone(),
-            });
-            packed.databases.push(described(link, probe, file, &record));
+        let mut into = Into { job, app, metered, counted, zip, time, files };
+        begun.sort_by_key(|begun| begun.waits);
+        for begun in begun {
+            self.pack_database(begun, &mut into, &mut packed, &mut told)?;
         }
+        for open in &mut later {
+            let (begun, named) = self.begin_linked(job, app, std::slice::from_mut(open), &mut told)?;
+            packed.named.extend(named);
+            for begun in begun {
+                self.pack_database(begun, &mut into, &mut packed, &mut told)?;
+            }
+        }
+        packed.problems.append(&mut told.problems);
         Ok(packed)
     }
+
+    /// Puts one dump that was begun into the zip.
+    fn pack_database(
+        &self,
+        begun: Begun<'_, '_>,
+        into: &mut Into<'_, '_>,
+        packed: &mut Packed,
+        told: &mut Told,
+    ) -> Result<()> {
+        into.job.still_ours()?;
+        let Begun { link, mut dump, probe, started, .. } = begun;
+        let file = into.files.get(&link.name).cloned().unwrap_or_else(|| link.file_name());
+        let (plan, about) = (&into.app.config.plan, (&into.counted, into.job, link));
+        let streamed = stream(&mut *dump, &file, into.time, about, into.zip);
+        let streamed = into.counted.judge_databases(plan, streamed);
+        into.metered.judge(plan, streamed)?;
+        let record = dump.finish().map_err(|e| of(link, e))?;
+        told.notes(link, &record.notes);
+        let position = record.position.clone();
+        let what = "database".to_owned();
+        packed.steps.push(Step { what, started, ended: self.clock.now(), position });
+        packed.databases.push(described(link, probe, file, &record));
+        Ok(())
+    }
+
+    /// What the rows name and is not among the entries of the zip, whose files were read from a time on.
+    pub(super) fn dangling_in(
+        &self,
+        named: &[Named],
+        home: &Path,
+        entries: &[EntryRecord],
+        reading: Timestamp,
+    ) -> Vec<Problem> {
+        if named.is_empty() {
+            return Vec::new();
+        }
+        let below = |e: &'_ EntryRecord| e.name.strip_prefix(CONTENT).map(<[u8]>::to_vec);
+        let paths: HashSet<Vec<u8>> = entries.iter().filter_map(below).collect();
+        let has = |path: &Path| paths.contains(path.as_os_str().as_bytes());
+        // What is reached through a link has no entry under that name.
+        let files = Files { home, since: Some(reading), has: Some(&has) };
+        named.iter().flat_map(|named| self.dangling(named, &files)).collect()
+    }
+}
+
+/// How the dumps are called in the zip, by connection.
+fn file_names(open: &[Open<'_>]) -> HashMap<String, String> {
+    let mut files = Vec::new();
+    for open in open {
+        files.push(root_name(&open.link.file_name(), &files));
+    }
+    open.iter().map(|open| open.link.name.clone()).zip(files).collect()
+}
+
+/// Those that are begun together, and those that are begun when it is their turn: a zip is written one after the other, and of the dumps
+/// that may not wait only one can come first.
+fn by_patience(open: Vec<Open<'_>>) -> (Vec<Open<'_>>, Vec<Open<'_>>) {
+    let mut taken = false;
+    open.into_iter().partition(|open| open.waits() || !std::mem::replace(&mut taken, true))
 }
 
 fn described(link: &Linked, probe: Probe, file: String, record: &DumpRecord) -> Described {
@@ -113,63 +191,44 @@ fn of(link: &Linked, e: Error) -> Error {
     e.context(format!("The database of `{}`", link.name))
 }
 
-/// Looks whether a database can be dumped.
-fn begin(
-    job: &Running<'_>,
-    app: &App,
-    link: &Linked,
-    packed: &mut Packed,
-) -> Result<Option<(Box<dyn Database>, Probe)>> {
-    let opened = link.endpoint().and_then(|e| backstay_database::open(e, options(app, job.cancel())));
-    let looked = opened.and_then(|mut database| {
-        let probe = database.probe()?;
-        Ok((database, probe))
-    });
-    match looked {
-        Ok(looked) => Ok(Some(looked)),
-        Err(e) => refused(job, link, &e, packed).map(|()| None),
-    }
-}
-
-/// Tells of a database that is not in the backup.
-fn refused(job: &Running<'_>, link: &Linked, e: &Error, packed: &mut Packed) -> Result<()> {
-    job.cancel().check()?;
-    let problem = save::problem(link, e);
-    job.problem(&problem);
-    packed.problems.push(problem);
-    Ok(())
-}
-
 /// Packs a dump while a thread reads it.
 fn stream(
     dump: &mut dyn Dump,
     file: &str,
     time: FileTime,
-    (metered, job): (&Metered<'_>, &Running<'_>),
+    (metered, job, link): (&Metered<'_>, &Running<'_>, &Linked),
     zip: &mut Writer<Zip<'_>>,
 ) -> Result<()> {
     let (sender, receiver) = bounded(WAITING);
     std::thread::scope(|scope| {
-        scope.spawn(move || hand_on(dump, &sender));
+        let reader = scope.spawn(move || hand_on(dump, &sender));
         let source = Stream::new(file, time, Handed { receiver, block: Vec::new(), at: 0 });
         // The receiver ends with the source, and so does the thread.
-        zip.add(&source, metered, job.cancel())
+        let added = zip.add(&source, metered, job.cancel());
+        match (added, reader.join()) {
+            // Why the dump has ended says more than that the zip could not go on.
+            (Err(_), Ok(Err(why))) if job.cancel().check().is_ok() => Err(of(link, why)),
+            (added, _) => added,
+        }
     })
 }
 
-/// Reads a dump to its end, or until nobody wants it any more.
-fn hand_on(dump: &mut dyn Dump, sender: &Sender<io::Result<Vec<u8>>>) {
+/// Reads a dump to its end, or until nobody wants it any more. The error is the dump's own.
+fn hand_on(dump: &mut dyn Dump, sender: &Sender<io::Result<Vec<u8>>>) -> Result<()> {
     loop {
         let mut block = Vec::with_capacity(BLOCK);
-        let read = Read::take(&mut *dump, BLOCK as u64).read_to_end(&mut block);
-        let over = !matches!(read, Ok(bytes) if bytes > 0);
-        let handed = match read {
-            Ok(0) => Ok(()),
-            Ok(_) => sender.send(Ok(block)),
-            Err(e) => sender.send(Err(e)),
-        };
-        if over || handed.is_err() {
-            return;
+        match Read::take(&mut *dump, BLOCK as u64).read_to_end(&mut block) {
+            Ok(0) => return Ok(()),
+            Ok(_) if sender.send(Ok(block)).is_ok() => {}
+            Ok(_) => return Ok(()),
+            Err(e) => {
+                // The source must not take it for the end.
+                sender.send(Err(io::Error::other("the dump has ended"))).unwrap_or_default();
+                let failed = |e: io::Error| {
+                    Error::new(Code::DatabaseInterrupted, "Reading the dump failed").because(e)
+                };
+                return Err(e.downcast::<Error>().unwrap_or_else(failed));
+            }
         }
     }
 }

@@ -325,7 +325,7 @@ impl Engine {
         let metered = Metered::new(job, job.cancel(), limit);
         let time = FileTime { secs: started.as_second(), nanos: 0 };
         let mut databases = match work.databases {
-            true => self.pack_databases(job, work.app, &metered, &mut zip, time)?,
+            true => self.pack_databases(job, (work.app, work.home), &metered, &mut zip, time)?,
             false => databases::Packed {
                 problems: self.told_of_in_app(work.app, &[])?,
                 ..databases::Packed::default()
@@ -338,14 +338,16 @@ impl Engine {
         }
         let reading = self.clock.now();
         // The copies go when the zip is written.
-        let (_copies, copier) = self.copier(job, work.app, work.home)?;
-        let live = self.live(work)?.copied_by(copier).leave_out(|path, _| asked.leaves_out(path));
+        let copies = self.copier(job, work.app, work.home)?;
+        let live = self.live(work)?.copied_by(copies.copier()).leave_out(|path, _| asked.leaves_out(path));
         metered.judge(plan, zip.add(&live, &metered, job.cancel()))?;
         let stream = Stream::new(settings.file, time, std::io::Cursor::new(settings.bytes));
         zip.add(&stream, &Metered::new(job, job.cancel(), None), job.cancel())?;
         let (out, mut written) = zip.finish(time)?;
+        asked.thin(&mut written.problems);
         problems.append(&mut written.problems);
-        asked.thin(&mut problems);
+        problems.append(&mut copies.damaged());
+        problems.extend(self.dangling_in(&databases.named, work.home, &written.entries, reading));
         let filter = tell_filter(&app_filter, &asked, before.as_ref(), job, &mut problems);
         let ended = self.clock.now();
         job.phase(Phase::Committing);
@@ -401,7 +403,7 @@ pub(super) fn status(problems: &[Problem]) -> PointStatus {
 
 /// Files of the home among the entries, and the bytes of their content.
 pub(super) fn content(entries: &[backstay_archive::EntryRecord]) -> (u64, u64) {
-    let files = entries.iter().filter(|e| e.name.starts_with(b"fs/") && !e.name.ends_with(b"/"));
+    let files = entries.iter().filter(|e| e.name.starts_with(databases::CONTENT) && !e.name.ends_with(b"/"));
     files.fold((0, 0), |(files, bytes), e| (files + 1, bytes + e.size))
 }
 

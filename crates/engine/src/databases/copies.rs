@@ -2,14 +2,15 @@
 //!
 //! Invariants: a copy lies in a private folder of the state (0700) and goes with the value; what a kill leaves goes with the next
 //! backup. A file that cannot be copied is told, and its plain bytes are in the point, as those of any file that is written
-//! meanwhile.
+//! meanwhile (in a zip it is left out, and told). Lock: one over what is told of copies that several threads make; held for one entry.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use backstay_archive::Copier;
 use backstay_catalog::App;
 use backstay_database::Options;
 use backstay_database::sqlite::{Child, snapshot};
@@ -41,30 +42,49 @@ impl Drop for Copies {
     }
 }
 
+/// Copies that are made one by one, as the files are met. They go with the value.
+pub(crate) struct OneByOne {
+    _copies: Copies,
+    copier: Arc<Copier>,
+    damaged: Arc<Mutex<Vec<Problem>>>,
+}
+
+impl OneByOne {
+    pub fn copier(&self) -> Arc<Copier> {
+        Arc::clone(&self.copier)
+    }
+
+    /// What is to be told of databases that were copied and are damaged themselves.
+    pub fn damaged(&self) -> Vec<Problem> {
+        std::mem::take(&mut *self.damaged.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 impl Engine {
-    /// What copies the SQLite files of a home one by one, as they are met; and the folder that goes with the value.
-    pub(crate) fn copier(
-        &self,
-        job: &Running<'_>,
-        app: &App,
-        home: &Path,
-    ) -> Result<(Copies, Arc<backstay_archive::Copier>)> {
+    /// What copies the SQLite files of a home one by one, as they are met.
+    pub(crate) fn copier(&self, job: &Running<'_>, app: &App, home: &Path) -> Result<OneByOne> {
         let all = self.state.join(FOLDER);
         self.sweep_copies(&all)?;
         let folder = all.join(job.id().to_string());
         let copies = Copies { folder: Some(folder.clone()), files: BTreeMap::new(), problems: Vec::new() };
         let root = Root::open(self.fs.clone(), home)?;
         let (fs, options, number) = (self.fs.clone(), options(app, job.cancel()), AtomicU64::new(0));
+        let damaged = Arc::new(Mutex::new(Vec::new()));
+        let tell = Arc::clone(&damaged);
         let copier = move |path: &Path| {
             private::make_folder(&*fs, &folder)?;
             let target = folder.join(number.fetch_add(1, Ordering::Relaxed).to_string());
             match copy(&root, path, &target, &options) {
-                Ok(_) => Ok(Some(target)),
+                Ok(damage) => {
+                    let mut tell = tell.lock().unwrap_or_else(PoisonError::into_inner);
+                    tell.extend(damage.map(|detail| problem(path, ProblemKind::Changed, detail)));
+                    Ok(Some(target))
+                }
                 Err(e) if e.code() == Code::DatabaseDumpUnusable => Ok(None),
                 Err(e) => Err(e),
             }
         };
-        Ok((copies, Arc::new(copier)))
+        Ok(OneByOne { _copies: copies, copier: Arc::new(copier), damaged })
     }
 
     /// Copies SQLite files of a home. `first` is the number of the first copy, where the job has made some before.

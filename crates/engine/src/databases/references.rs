@@ -4,8 +4,8 @@
 //! told after a backup and after a restore; it makes neither partial. Rules are those of the app (a query that lists paths, and
 //! the folder that they are relative to), and one that is built in: the uploads of WordPress.
 //!
-//! Invariants: queries run in a transaction that can only read; paths are looked up beneath the home, and no link is followed out of
-//! it; what an error says is told and changes nothing.
+//! Invariants: queries run in a transaction that can only read; paths are looked up beneath the home, links are followed as long as
+//! they stay in it; what an error says is told and changes nothing.
 
 use std::collections::BTreeSet;
 use std::os::fd::AsFd as _;
@@ -14,7 +14,7 @@ use std::path::{Component, Path, PathBuf};
 use backstay_catalog::App;
 use backstay_database::{Database, Dump, Endpoint, Kind};
 use backstay_model::app::Reference;
-use backstay_model::{Cancel, Code, Error, Problem, ProblemKind, Result};
+use backstay_model::{Cancel, Error, Problem, ProblemKind, Result};
 use backstay_tree::beneath::Root;
 use jiff::Timestamp;
 
@@ -33,6 +33,23 @@ const UPLOADS: &str = "wp-content/uploads";
 pub(crate) struct Named {
     connection: String,
     rules: Vec<(Reference, Result<Vec<String>>)>,
+}
+
+/// The files that a database is compared with.
+#[derive(Clone, Copy)]
+pub(crate) struct Files<'f> {
+    pub home: &'f Path,
+    /// What has changed since then counts as not there: a backup that was read from then on need not have it.
+    pub since: Option<Timestamp>,
+    /// Whether a path below the home is in the backup, where that is known.
+    pub has: Option<&'f dyn Fn(&Path) -> bool>,
+}
+
+impl<'f> Files<'f> {
+    /// Those of a home as they lie there.
+    pub fn of(home: &'f Path) -> Self {
+        Files { home, since: None, has: None }
+    }
 }
 
 impl Named {
@@ -88,9 +105,8 @@ impl Engine {
         Some(Named { connection: connection.to_owned(), rules: rules.into_iter().map(ask).collect() })
     }
 
-    /// What of it does not lie in the home; with a time, what has changed since counts as not there: a point that was read from then
-    /// on need not have it.
-    pub(crate) fn dangling(&self, named: &Named, home: &Path, since: Option<Timestamp>) -> Vec<Problem> {
+    /// What of it is not among the files.
+    pub(crate) fn dangling(&self, named: &Named, files: &Files<'_>) -> Vec<Problem> {
         let told = |detail| Problem {
             path: format!("database {}", named.connection),
             kind: ProblemKind::Dangling,
@@ -99,7 +115,7 @@ impl Engine {
         let mut problems = Vec::new();
         for (rule, texts) in &named.rules {
             let missing = match texts {
-                Ok(texts) => self.missing(rule, texts, home, since),
+                Ok(texts) => self.missing(rule, texts, files),
                 Err(e) => Err(Error::new(e.code(), e.message())),
             };
             match missing {
@@ -114,17 +130,11 @@ impl Engine {
         problems
     }
 
-    fn missing(
-        &self,
-        rule: &Reference,
-        texts: &[String],
-        home: &Path,
-        since: Option<Timestamp>,
-    ) -> Result<Vec<String>> {
-        let root = Root::open(self.fs.clone(), home)?;
+    fn missing(&self, rule: &Reference, texts: &[String], files: &Files<'_>) -> Result<Vec<String>> {
+        let root = Root::open(self.fs.clone(), files.home)?;
         let folder = Path::new(&rule.folder);
         let is_missing = |text: &&String| {
-            !text.is_empty() && !is_there(self, &root, &folder.join(text.trim_start_matches('/')), since)
+            !text.is_empty() && !is_there(self, &root, &folder.join(text.trim_start_matches('/')), files)
         };
         Ok(texts.iter().filter(is_missing).map(|text| text.escape_debug().to_string()).collect())
     }
@@ -144,25 +154,31 @@ fn sentence(rule: &Reference, checked: usize, missing: &[String]) -> String {
     )
 }
 
-fn is_there(engine: &Engine, root: &Root, path: &Path, since: Option<Timestamp>) -> bool {
+fn is_there(engine: &Engine, root: &Root, path: &Path, files: &Files<'_>) -> bool {
     let plain: Option<PathBuf> = path
         .components()
         .filter(|c| !matches!(c, Component::CurDir))
         .map(|c| matches!(c, Component::Normal(_)).then_some(c))
         .collect();
     let Some(plain) = plain else { return false };
-    let (Some(folder), Some(name)) = (plain.parent(), plain.file_name()) else { return false };
-    let opened = root.open_dir(folder);
-    let Ok(stat) = opened.and_then(|dir| {
-        engine
-            .fs
-            .stat(dir.as_fd(), name)
-            .map_err(|e| Error::new(Code::PathNotFound, "It is not there").because(e))
-    }) else {
-        return false;
+    let by_link = || {
+        let home = files.home.canonicalize().ok()?;
+        let real = files.home.join(&plain).canonicalize().ok()?;
+        real.strip_prefix(home).map(Path::to_owned).ok().filter(|real| *real != plain)
     };
+    lies_there(engine, root, &plain, files)
+        || by_link().is_some_and(|real| lies_there(engine, root, &real, files))
+}
+
+/// Whether a file lies at a path without links, `..` and the like.
+fn lies_there(engine: &Engine, root: &Root, plain: &Path, files: &Files<'_>) -> bool {
+    if files.has.is_some_and(|has| has(plain)) {
+        return true;
+    }
+    let (Some(folder), Some(name)) = (plain.parent(), plain.file_name()) else { return false };
+    let stat = root.open_dir(folder).ok().and_then(|dir| engine.fs.stat(dir.as_fd(), name).ok());
     // Time stamps of files are coarser than the clock.
-    since.is_none_or(|since| stat.ctime.secs < since.as_second())
+    stat.is_some_and(|stat| files.since.is_none_or(|since| stat.ctime.secs < since.as_second()))
 }
 
 /// The uploads of a WordPress in a home, relative to that.

@@ -33,6 +33,7 @@ use crate::adopt::Subject;
 use crate::backup::{Taken, What};
 use crate::browse::content;
 use crate::databases::choose::Elsewhere;
+use crate::databases::references::Files;
 use crate::job::{Done, Running, Task, run};
 use crate::manifest::Manifest;
 use crate::state::{Engine, OpenVault};
@@ -271,7 +272,7 @@ impl Engine {
         for chosen in scene.databases.iter().filter(|_| !after.taken_back) {
             let named =
                 self.names(app, &scene.home, (&chosen.saved.connection, &chosen.endpoint), job.cancel());
-            problems.extend(named.iter().flat_map(|named| self.dangling(named, &scene.home, None)));
+            problems.extend(named.iter().flat_map(|named| self.dangling(named, &Files::of(&scene.home))));
         }
         self.forget_older(&app.name, job);
         Ok(Outcome { plan, safety, counts, problems, after })

@@ -9,6 +9,7 @@
 //! is not kept waiting. What waits is bounded: [`WAITING`] batches and one for each thread.
 
 use std::io::Read;
+use std::sync::Arc;
 
 use backstay_model::{Code, Error, Result};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -34,8 +35,68 @@ struct Batch {
     lengths: Vec<usize>,
 }
 
-/// What was stored of a stream.
-type Stored = (Vec<Id>, u64);
+/// What was stored of a stream that is in no snapshot yet.
+#[derive(Debug)]
+pub struct SavedStream {
+    content: Vec<Id>,
+    size: u64,
+}
+
+/// Saves one stream, in the thread that calls it alone: slower than [`SnapshotWriter::save_stream`], and several at a time take little
+/// memory.
+pub struct StreamSaver {
+    session: Arc<Session>,
+    worker: Worker,
+}
+
+impl StreamSaver {
+    /// Stores what a reader gives; errors as those of [`SnapshotWriter::save_stream`], in which `name` stands for the stream.
+    pub fn save(
+        mut self,
+        name: &str,
+        reader: &mut dyn Read,
+        expected_bytes: u64,
+    ) -> Result<Result<SavedStream>> {
+        let chunker = Chunker::new(self.session.vault.master(), Sizes::for_stream(expected_bytes));
+        let stored = self.store(&chunker, reader);
+        told(&self.session, name, stored)
+    }
+
+    fn store(&mut self, chunker: &Chunker, reader: &mut dyn Read) -> Result<std::io::Result<SavedStream>> {
+        let (give_back, spare) = unbounded();
+        let mut stream = Stream { chunker, reader, spare, rest: Vec::new(), batches: 0, size: 0 };
+        let lists: Mutex<Vec<Vec<Id>>> = Mutex::default();
+        loop {
+            self.session.go_on().or_else(|_stopped| self.session.check())?;
+            let (batch, last) = match stream.next() {
+                Ok(next) => next,
+                Err(e) => return Ok(Err(e)),
+            };
+            store(&batch, &mut self.worker, &lists)?;
+            if last {
+                return Ok(Ok(SavedStream { content: in_order(lists), size: stream.size }));
+            }
+            // It waits for the next round.
+            give_back.send(batch.bytes).unwrap_or_default();
+        }
+    }
+}
+
+/// An error of the vault ends the backup: whatever the caller does then, nothing is committed.
+fn told<T>(session: &Session, name: &str, stored: Result<std::io::Result<T>>) -> Result<Result<T>> {
+    match stored {
+        Ok(stored) => Ok(stored.map_err(|e| of_reader(name, e))),
+        Err(e) => {
+            session.fail(e);
+            session.check()?;
+            Err(super::ended())
+        }
+    }
+}
+
+fn in_order(lists: Mutex<Vec<Vec<Id>>>) -> Vec<Id> {
+    lists.into_inner().into_iter().flatten().collect()
+}
 
 impl SnapshotWriter {
     /// Saves what a reader gives as `name` (or `group/name`); `expected_bytes` decides how finely it is cut. Gives the
@@ -50,24 +111,37 @@ impl SnapshotWriter {
         reader: &mut dyn Read,
         expected_bytes: u64,
     ) -> Result<Result<u64>> {
+        let stored = self.store_stream(name, reader, expected_bytes)?;
+        Ok(stored.map(|stored| {
+            let size = stored.size;
+            self.add_stream(name, stored);
+            size
+        }))
+    }
+
+    /// The same without a place in the snapshot: [`SnapshotWriter::add_stream`] gives it one. `name` stands in errors.
+    pub fn store_stream(
+        &self,
+        name: &str,
+        reader: &mut dyn Read,
+        expected_bytes: u64,
+    ) -> Result<Result<SavedStream>> {
         let chunker = Chunker::new(self.session.vault.master(), Sizes::for_stream(expected_bytes));
-        let stored = self.store_stream(&chunker, reader).and_then(|stored| {
+        let stored = self.store_by_threads(&chunker, reader).and_then(|stored| {
             self.session.check()?;
             Ok(stored)
         });
-        match stored {
-            Ok(Ok((content, size))) => {
-                self.add_document(name, content, size);
-                Ok(Ok(size))
-            }
-            Ok(Err(e)) => Ok(Err(of_reader(name, e))),
-            Err(e) => {
-                // Whatever the caller does now, nothing is committed.
-                self.session.fail(e);
-                self.session.check()?;
-                Err(super::ended())
-            }
-        }
+        told(&self.session, name, stored)
+    }
+
+    /// What saves a stream in a thread of its own, while the writer does something else. It must be gone before the commit.
+    pub fn begin_stream(&self) -> Result<StreamSaver> {
+        Ok(StreamSaver { session: Arc::clone(&self.session), worker: self.stream_worker()? })
+    }
+
+    /// Takes what a [`StreamSaver`] has stored into the snapshot, as [`SnapshotWriter::save_stream`] does.
+    pub fn add_stream(&mut self, name: &str, stored: SavedStream) {
+        self.add_document(name, stored.content, stored.size);
     }
 
     /// A worker that compresses lightly.
@@ -75,7 +149,11 @@ impl SnapshotWriter {
         self.worker_of(self.session.level().min(LEVEL))
     }
 
-    fn store_stream(&self, chunker: &Chunker, reader: &mut dyn Read) -> Result<std::io::Result<Stored>> {
+    fn store_by_threads(
+        &self,
+        chunker: &Chunker,
+        reader: &mut dyn Read,
+    ) -> Result<std::io::Result<SavedStream>> {
         let lists: Mutex<Vec<Vec<Id>>> = Mutex::default();
         let (sender, receiver) = bounded(WAITING);
         let (give_back, spare) = unbounded();
@@ -108,7 +186,7 @@ impl SnapshotWriter {
                 }
             }
         })?;
-        Ok(read.map(|()| (lists.into_inner().into_iter().flatten().collect(), stream.size)))
+        Ok(read.map(|()| SavedStream { content: in_order(lists), size: stream.size }))
     }
 }
 
