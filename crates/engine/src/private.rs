@@ -5,12 +5,12 @@
 //! ([`write_new`]); of two processes that make it at once, one is told `AlreadyExists`. Temporary files that a kill
 //! left behind are harmless and are removed by the next writer of that name.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
-use backstay_model::{Code, Error, Result};
+use backstay_model::{Code, Error, JobId, Result};
 use backstay_tree::fs::{FileSystem, Rename};
 
 /// Writes a file that must not exist yet.
@@ -21,6 +21,13 @@ pub(crate) fn write_new(fs: &dyn FileSystem, folder: &Path, name: &str, bytes: &
 /// Writes a file over the one of that name.
 pub(crate) fn replace(fs: &dyn FileSystem, folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     write(fs, folder, name, bytes, Rename::Replace)
+}
+
+/// The job that a file in a folder of notes (`<job>.json`) belongs to, and whether it is only the beginning of a note, left by
+/// somebody who was killed while it was written.
+pub(crate) fn note_of(file: &OsStr) -> Option<(JobId, bool)> {
+    let (job, rest) = file.to_str()?.trim_start_matches('.').split_once(".json")?;
+    Some((job.parse().ok()?, !rest.is_empty()))
 }
 
 fn write(fs: &dyn FileSystem, folder: &Path, name: &str, bytes: &[u8], how: Rename) -> Result<()> {

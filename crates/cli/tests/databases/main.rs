@@ -12,6 +12,7 @@ mod in_app_kills;
 mod kill;
 mod kills;
 mod large;
+mod new_app_kills;
 mod points;
 mod replica;
 mod restore;

@@ -12,7 +12,8 @@
 //!   and only `data` and `run` in it are the server's: nothing that we open for writing can be replaced by it.
 //!
 //! Crash story: killed while the data folder is made, its half is removed by the next start. Killed while the server starts, the
-//! next start finds it running, or waits for it.
+//! next start finds it running, or waits for it. Killed while it ends, the next start finds the mark of that, waits for the end, and
+//! starts it anew.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -106,6 +107,10 @@ impl InApp {
         }
         let _lock = self.lock()?;
         let endpoint = self.endpoint()?;
+        if self.stopping().exists() {
+            // Somebody was killed while it ended: it must not be taken for one that goes on.
+            self.end(&endpoint)?;
+        }
         if let Ok(mut session) = self.session(&endpoint) {
             return self.database(&mut session).map(|()| endpoint);
         }
@@ -128,12 +133,24 @@ impl InApp {
         while self.process().is_some() && self.session(&endpoint).is_err() && begin.elapsed() < STARTING {
             std::thread::sleep(LOOK);
         }
-        let Some(pid) = self.process() else { return Ok(()) };
+        if self.process().is_some() {
+            let failed = |e: std::io::Error| {
+                let message = format!("{} cannot be written", self.stopping().display());
+                Error::new(Code::System, message).because(e)
+            };
+            std::fs::write(self.stopping(), []).map_err(failed)?;
+        }
+        self.end(&endpoint)
+    }
+
+    /// Tells the server to end, if it runs, and waits for that.
+    fn end(&self, endpoint: &Endpoint) -> Result<()> {
+        let Some(pid) = self.process() else { return self.ended() };
         rustix::process::kill_process(pid, Signal::TERM).ok();
         let begin = Instant::now();
         let mut killed = false;
         while self.process().is_some() {
-            if begin.elapsed() > HUNG && !killed && self.session(&endpoint).is_err() {
+            if begin.elapsed() > HUNG && !killed && self.session(endpoint).is_err() {
                 // It has let go of everybody and does not end. What was committed is safe.
                 rustix::process::kill_process(pid, Signal::KILL).ok();
                 killed = true;
@@ -144,7 +161,22 @@ impl InApp {
             }
             std::thread::sleep(LOOK);
         }
-        Ok(())
+        self.ended()
+    }
+
+    fn ended(&self) -> Result<()> {
+        match std::fs::remove_file(self.stopping()) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                let message = format!("{} cannot be removed", self.stopping().display());
+                Err(Error::new(Code::System, message).because(e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The mark of a server that was told to end.
+    fn stopping(&self) -> PathBuf {
+        self.folder.join("stopping")
     }
 
     /// Lets the app in with a password. Nothing is changed where it is let in already. The server must run.
@@ -370,8 +402,8 @@ impl InApp {
             .map(drop)
     }
 
-    /// Waits until the server answers.
-    fn wait(&self, endpoint: &Endpoint, begun: Option<mpsc::Receiver<String>>) -> Result<Session> {
+    /// Waits until the server answers. One that was found and goes meanwhile, whoever told it to, is started anew.
+    fn wait(&self, endpoint: &Endpoint, mut begun: Option<mpsc::Receiver<String>>) -> Result<Session> {
         let begin = Instant::now();
         loop {
             self.options.cancel.check()?;
@@ -385,9 +417,12 @@ impl InApp {
                 let message = format!("The server ended by itself, {status}; its log is {}", log.display());
                 return Err(Error::new(Code::DatabaseFailed, message));
             }
-            let lost =
-                matches!(ended, None | Some(Err(TryRecvError::Disconnected))) && self.process().is_none();
-            if lost || begin.elapsed() > self.options.idle {
+            let is_gone = !matches!(ended, Some(Err(TryRecvError::Empty))) && self.process().is_none();
+            if is_gone && begun.is_none() {
+                begun = Some(self.spawn()?);
+                continue;
+            }
+            if is_gone || begin.elapsed() > self.options.idle {
                 return Err(
                     error.context(format!("The server does not answer; its log is {}", log.display()))
                 );

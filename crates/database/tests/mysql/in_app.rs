@@ -123,6 +123,38 @@ fn two_that_start_at_once_start_one() {
 }
 
 #[test]
+fn a_server_that_is_ending_for_somebody_who_was_killed_is_started_anew() {
+    let app = App::new();
+    app.server().make().unwrap();
+    for (round, noted) in [true, false, true, false, true, true].into_iter().enumerate() {
+        app.server().start().unwrap();
+        let pid = app.pid();
+        let mark = app.0.path().join("db/stopping");
+        if noted {
+            // Written before the signal, as `stop` does.
+            std::fs::write(&mark, []).unwrap();
+        }
+        std::process::Command::new("kill").arg(&pid).status().unwrap();
+        if !noted {
+            // Nobody has noted it: it is known once it lets nobody in.
+            std::thread::sleep(std::time::Duration::from_millis(60));
+        }
+        let endpoint = app.server().start().unwrap();
+        assert!(!mark.exists());
+        assert_ne!(app.pid(), pid, "round {round}");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let said = MySql::new(endpoint, options()).texts("SELECT 'here'", 1);
+        assert_eq!(said.unwrap(), ["here"], "round {round}");
+    }
+    // A mark alone, of one that has ended.
+    app.server().stop().unwrap();
+    std::fs::write(app.0.path().join("db/stopping"), []).unwrap();
+    app.server().start().unwrap();
+    app.server().stop().unwrap();
+    assert!(!app.0.path().join("db/stopping").exists());
+}
+
+#[test]
 fn a_folder_with_a_path_too_long_for_a_socket_is_refused() {
     let error = InApp::new("/".to_owned() + &"x".repeat(120), None, options()).endpoint().unwrap_err();
     assert_eq!(error.code(), Code::InvalidValue);

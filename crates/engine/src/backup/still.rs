@@ -104,9 +104,14 @@ impl Engine {
         let folder = self.snapshots_folder();
         let mut told = Vec::new();
         for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let job = name.to_str().and_then(|n| n.strip_suffix(ENDING)?.parse::<JobId>().ok());
-            let Some(job) = job else { continue };
+            let Some((job, is_half)) = private::note_of(&entry.file_name()) else { continue };
+            if is_half {
+                // Nothing was begun.
+                if !self.still_runs(job).unwrap_or(true) {
+                    std::fs::remove_file(entry.path()).unwrap_or_default();
+                }
+                continue;
+            }
             match self.resume_snapshot(&folder, job) {
                 Ok(None) => {}
                 Ok(Some((app, what))) => told.push(Resumed { job, app: Some(app), what, stuck: false }),
@@ -120,11 +125,12 @@ impl Engine {
         told
     }
 
+    fn still_runs(&self, job: JobId) -> Result<bool> {
+        Ok(self.has_catalog() && self.catalog()?.job(&job)?.is_some_and(|j| j.state == JobState::Running))
+    }
+
     fn resume_snapshot(&self, folder: &Path, job: JobId) -> Result<Option<(AppName, String)>> {
-        let runs = |job: &JobId| {
-            Ok::<_, Error>(self.catalog()?.job(job)?.is_some_and(|j| j.state == JobState::Running))
-        };
-        if self.has_catalog() && runs(&job)? {
+        if self.still_runs(job)? {
             return Ok(None);
         }
         let Some(bytes) = private::read(&folder.join(note_name(job)))? else { return Ok(None) };

@@ -12,7 +12,7 @@
 use std::path::PathBuf;
 
 use backstay_catalog::App;
-use backstay_database::{ConnectionType, Database, DumpRecord, Endpoint, Exchange, Options, Side};
+use backstay_database::{ConnectionType, Database, DumpRecord, Endpoint, Exchange, Kind, Options, Side};
 use backstay_model::{AppName, Cancel, Code, Error, JobId, JobState, Phase, Progress as _, Result, Secret};
 use backstay_vault::{Id, Reader};
 use serde::{Deserialize, Serialize};
@@ -72,6 +72,10 @@ struct Noted {
     sealed: String,
     #[serde(default)]
     in_app: bool,
+    /// The type under which the connection string becomes the app's own with the new side: that of a new app, whose settings
+    /// name the database of the app that it is a copy of.
+    #[serde(default)]
+    adopt: Option<ConnectionType>,
     exchange: Exchange,
 }
 
@@ -105,11 +109,12 @@ impl Engine {
         self.state.join(FOLDER)
     }
 
-    /// Notes what a job is about to exchange. Nothing to exchange, nothing noted.
+    /// Notes what a job is about to exchange. Nothing to exchange, nothing noted. The connections of a new app come to lead to the
+    /// places of its own that its databases go to.
     pub(crate) fn begin_exchange(
         &self,
         job: JobId,
-        app: &App,
+        (app, is_new): (&App, bool),
         chosen: &[Chosen],
         settings: Option<BothSettings>,
     ) -> Result<()> {
@@ -125,7 +130,8 @@ impl Engine {
                 true => String::new(),
                 false => self.seal_value(&record_name(job, &connection), &chosen.value)?,
             };
-            databases.push(Noted { connection, kind: chosen.kind, sealed, in_app, exchange });
+            let adopt = (is_new && chosen.elsewhere && !in_app).then(|| own_type(chosen.endpoint.kind));
+            databases.push(Noted { connection, kind: chosen.kind, sealed, in_app, adopt, exchange });
         }
         let note = Note { version: VERSION, app: app.name.clone(), databases, settings, kept: false };
         private::make_folder(&*self.fs, &self.exchanges_folder())?;
@@ -202,7 +208,21 @@ impl Engine {
             (Some(both), Side::Old) => self.put_settings_snapshot(&note.app, &both.old),
             (Some(both), Side::New) => self.put_settings_snapshot(&note.app, &both.new),
             (None, _) => Ok(()),
+        }?;
+        match side {
+            Side::Old => Ok(()),
+            Side::New => self.adopt_places(job, &note),
         }
+    }
+
+    /// The connections of a new app lead to its own databases, whatever the settings that came along say.
+    fn adopt_places(&self, job: JobId, note: &Note) -> Result<()> {
+        for noted in &note.databases {
+            let Some(kind) = noted.adopt else { continue };
+            let value = self.open_value(&record_name(job, &noted.connection), &noted.sealed)?;
+            self.set_connection(&note.app, &noted.connection, &value, Some(kind), None)?;
+        }
+        Ok(())
     }
 
     /// Removes what a job has exchanged and is not in use, and its note.
@@ -247,6 +267,16 @@ impl Engine {
     }
 }
 
+/// The type under which a connection to such a database is kept.
+fn own_type(kind: Kind) -> ConnectionType {
+    match kind {
+        Kind::PostgreSql => ConnectionType::PostgreSql,
+        Kind::MySql => ConnectionType::MySql,
+        Kind::SqlServer => ConnectionType::SqlServer,
+        Kind::Sqlite => ConnectionType::Custom,
+    }
+}
+
 fn of(noted: &Noted, e: Error) -> Error {
     e.context(format!("The database of `{}`", noted.connection))
 }
@@ -260,10 +290,16 @@ pub(crate) fn resume(
     let Ok(entries) = std::fs::read_dir(engine.exchanges_folder()) else { return Ok(Vec::new()) };
     let mut failed = Vec::new();
     for entry in entries.flatten() {
-        let name = entry.file_name();
-        let job = name.to_str().and_then(|n| n.strip_suffix(".json")?.parse::<JobId>().ok());
-        let Some(job) = job.filter(|job| !is_open(job)) else { continue };
+        let Some((job, is_half)) = private::note_of(&entry.file_name()) else { continue };
         let runs = engine.catalog()?.job(&job)?.is_some_and(|j| j.state == JobState::Running);
+        if is_half && !runs {
+            // What it would have said has not begun, or is said by the note that stands.
+            std::fs::remove_file(entry.path()).unwrap_or_default();
+            continue;
+        }
+        if is_open(&job) {
+            continue;
+        }
         let note = match engine.read_exchange(job) {
             Ok(Some(note)) if !note.kept && !runs => note,
             _ => continue,

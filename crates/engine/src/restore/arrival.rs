@@ -126,16 +126,11 @@ pub(super) fn resume(engine: &Engine) -> Result<Vec<Resumed>> {
     let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(Vec::new()) };
     let mut found = Vec::new();
     for entry in entries.flatten() {
-        let file = entry.file_name();
-        let Some((job, rest)) = file.to_str().and_then(|n| n.trim_start_matches('.').split_once(".json"))
-        else {
-            continue;
-        };
-        let Ok(job) = job.parse::<JobId>() else { continue };
+        let Some((job, is_half)) = private::note_of(&entry.file_name()) else { continue };
         if engine.catalog()?.job(&job)?.is_some_and(|j| j.state == JobState::Running) {
             continue;
         }
-        if !rest.is_empty() {
+        if is_half {
             // A note that was just being written: its restore had only made the empty folder.
             remove(engine, &entry.path())?;
             continue;

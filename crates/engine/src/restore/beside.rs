@@ -19,7 +19,7 @@ use crate::state::Engine;
 impl Engine {
     /// Notes what is exchanged beside the files, and fills the new databases.
     pub(super) fn load(&self, scene: &Scene, job: &Running<'_>, problems: &mut Vec<Problem>) -> Result<()> {
-        self.begin_exchange(job.id(), &scene.app, &scene.databases, scene.settings.clone())?;
+        self.begin_exchange(job.id(), (&scene.app, false), &scene.databases, scene.settings.clone())?;
         if scene.databases.is_empty() {
             return Ok(());
         }
@@ -59,17 +59,25 @@ impl Engine {
     /// After the end: what is not in use at the servers goes, unless the app does not work. What is to be told of that.
     pub(super) fn conclude_exchange(&self, job: &Running<'_>, after: &After) -> Option<Problem> {
         let stays = after.healthy == Some(false) && !after.taken_back && self.has_exchange(job.id());
-        let done = if stays { self.keep_exchange(job.id()) } else { self.end_exchange(job.id()) };
-        let detail = match done {
-            Ok(()) if stays => {
-                "The old databases stay at their servers until the next restore of the app".to_owned()
-            }
-            Ok(()) => return None,
+        if !stays {
+            return self.clear_exchange(job);
+        }
+        let detail = match self.keep_exchange(job.id()) {
+            Ok(()) => "The old databases stay at their servers until the next restore of the app".to_owned(),
             Err(e) => later(&e),
         };
-        job.log(detail.clone());
-        Some(Problem { path: String::new(), kind: ProblemKind::Told, detail })
+        Some(told(job, detail))
     }
+
+    /// Removes what is not in use at the servers. What is to be told of that.
+    pub(super) fn clear_exchange(&self, job: &Running<'_>) -> Option<Problem> {
+        self.end_exchange(job.id()).err().map(|e| told(job, later(&e)))
+    }
+}
+
+fn told(job: &Running<'_>, detail: String) -> Problem {
+    job.log(detail.clone());
+    Problem { path: String::new(), kind: ProblemKind::Told, detail }
 }
 
 /// The same side, in the words of the databases.

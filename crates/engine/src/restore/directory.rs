@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use backstay_catalog::{App, PointRecord};
-use backstay_database::{ConnectionType, Kind, Side};
+use backstay_database::Side;
 use backstay_model::app::Moment;
 use backstay_model::{
     AppName, Cancel, Code, Counts, Error, JobId, JobKind, Origin, Problem, ProblemKind, Progress, Result,
@@ -93,16 +93,6 @@ impl Beside {
     /// Whether the new app gets a MySQL of its own.
     fn has_in_app(&self) -> bool {
         self.chosen.iter().any(|c| c.in_app)
-    }
-}
-
-/// The type under which a connection to such a database is kept.
-fn connection_type(kind: Kind) -> ConnectionType {
-    match kind {
-        Kind::PostgreSql => ConnectionType::PostgreSql,
-        Kind::MySql => ConnectionType::MySql,
-        Kind::SqlServer => ConnectionType::SqlServer,
-        Kind::Sqlite => ConnectionType::Custom,
     }
 }
 
@@ -252,7 +242,7 @@ impl Engine {
         job: &Running<'_>,
     ) -> Result<Vec<Problem>> {
         let app = App::new(name.clone(), None, "folder", self.clock.now());
-        self.begin_exchange(job.id(), &app, &beside.chosen, beside.settings.clone())?;
+        self.begin_exchange(job.id(), (&app, true), &beside.chosen, beside.settings.clone())?;
         if beside.has_in_app() {
             let held = self.begin_in_app(&app, job.id(), job.cancel())?;
             job.log(format!("`{name}` has a MariaDB of its own"));
@@ -263,15 +253,6 @@ impl Engine {
         let words = self.stage_databases(job, &app, &beside.chosen, (&reader, &root))?;
         let told = |detail| Problem { path: String::new(), kind: ProblemKind::Told, detail };
         Ok(beside.told.iter().cloned().chain(words.into_iter().map(told)).collect())
-    }
-
-    /// The connections of a new app lead to the places that were named for its databases.
-    fn adjust_connections(&self, name: &AppName, beside: &Beside) -> Result<()> {
-        for chosen in beside.chosen.iter().filter(|c| c.elsewhere) {
-            let kind = connection_type(chosen.endpoint.kind);
-            self.set_connection(name, &chosen.saved.connection, &chosen.value, Some(kind), None)?;
-        }
-        Ok(())
     }
 
     /// What is to be told of connections that lead where those of the other app do.
@@ -351,10 +332,11 @@ impl Engine {
                 arrival::make_known(self, name, directory.clone(), has_in_app)?;
                 problems.extend(has_in_app.then(|| own_mysql(name)));
                 self.exchange_to(job.id(), Side::New)?;
-                self.adjust_connections(name, &beside)?;
                 problems.extend(self.shared_connections(name, &found.record.point.app, &beside)?);
-                self.end_exchange(job.id())?;
+                // First its own note: with it the next command would bring into use what is so already and has nothing beside it
+                // any more.
                 arrival::end(self, job.id());
+                problems.extend(self.clear_exchange(job));
             }
             let failures = problems.iter().filter(|p| p.kind.is_failure()).count();
             let short = found.record.point.id.short();
