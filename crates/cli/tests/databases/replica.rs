@@ -93,6 +93,19 @@ fn a_replica_of_mariadb_is_read_and_says_how_far_behind_it_is() {
     let ran = world.run(&["backup", "shop"]).ok();
     assert!(ran.stderr.contains("The server is a replica, 0 s behind"), "{}", ran.stderr);
     assert!(ran.stdout.contains("1 table, 3 rows"), "{}", ran.stdout);
+
+    // Only to some does a server say that it is a replica.
+    primary.sql(
+        "REVOKE ALL ON *.* FROM web@'%'; GRANT ALL ON shop.* TO web@'%'; GRANT SELECT ON mysql.proc TO web@'%'",
+    );
+    let has_grant = |grant: &str| replica.sql("SHOW GRANTS FOR web@'%'").contains(grant);
+    wait(|| has_grant("`proc`"));
+    let ran = world.run(&["backup", "shop"]).ok();
+    assert!(!ran.stderr.contains("is a replica"), "{}", ran.stderr);
+    primary.sql("GRANT SLAVE MONITOR ON *.* TO web@'%'");
+    wait(|| has_grant("SLAVE MONITOR"));
+    let ran = world.run(&["backup", "shop"]).ok();
+    assert!(ran.stderr.contains("The server is a replica, 0 s behind"), "{}", ran.stderr);
 }
 
 #[track_caller]
