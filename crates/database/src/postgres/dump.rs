@@ -19,7 +19,7 @@ use super::archive::Archive;
 use super::catalog::{self, Table};
 use super::connect::{Session, check};
 use super::{Postgres, structure, tools};
-use crate::adapter::{Dump, DumpRecord, Options, TableRecord, TlsSeen, Tool};
+use crate::adapter::{Dump, DumpRecord, Hashes, Options, TableRecord, TlsSeen, Tool};
 use crate::tool::Output;
 
 /// The form of the dumps.
@@ -288,6 +288,14 @@ fn tables(
         facts.notes.push(format!("The rows of the dump were {why}"));
         return catalog::content(session, &facts.tables, &[], &|| check(&options.cancel));
     };
+    if options.hashes == Hashes::All {
+        let without = read.iter().filter(|table| table.hash.is_none()).map(|table| table.name.as_str());
+        let without: Vec<&str> = without.collect();
+        if !without.is_empty() {
+            let tables = without.join(", ");
+            facts.notes.push(format!("Only counted, not hashed (a row has more than 16 MB, or not the fields of its table): {tables}"));
+        }
+    }
     // Others than these are an extension's.
     let mut read: BTreeMap<String, TableRecord> = read.into_iter().map(|t| (t.name.clone(), t)).collect();
     let mut tables = Vec::with_capacity(facts.tables.len() + 1);

@@ -129,6 +129,32 @@ fn everything_comes_back() {
 }
 
 #[test]
+fn a_row_that_is_too_long_to_be_hashed_is_told_and_comes_back() {
+    let server = Server::new();
+    let postgres = &server.0;
+    postgres.psql("postgres", "CREATE DATABASE longrow OWNER app");
+    postgres.psql(
+        "longrow",
+        "CREATE TABLE public.long (a text); INSERT INTO public.long SELECT repeat('0123456789abcdef', 1 << 20) || 'x';
+         CREATE TABLE public.short (a text); INSERT INTO public.short VALUES ('x')",
+    );
+    let endpoint = endpoint(postgres, Postgres::USER, Postgres::PASSWORD, "longrow");
+    for (hashes, noted) in [(Hashes::All, true), (Hashes::None, false)] {
+        let options = Options { hashes, ..Options::default() };
+        let mut database = backstay_database::open(&endpoint, options).unwrap();
+        let (bytes, record) = dump(&mut *database);
+        let told = record.notes.iter().any(|n| n.contains("not hashed") && n.ends_with(": public.long"));
+        assert_eq!(told, noted, "{:?}", record.notes);
+        let exchange = database.exchange_names("0a0b0c0e");
+        database.stage(&mut bytes.as_slice(), &record, &exchange).unwrap();
+        let said = postgres.psql(&exchange.staged, "SELECT length(a), md5(a) FROM public.long");
+        assert_eq!(said, postgres.psql("longrow", "SELECT length(a), md5(a) FROM public.long"));
+        database.discard(&exchange).unwrap();
+    }
+    postgres.psql("postgres", "DROP DATABASE longrow");
+}
+
+#[test]
 fn what_the_database_has_outside_its_content_is_carried_over() {
     let server = Server::new();
     let postgres = &server.0;
