@@ -14,7 +14,7 @@ use std::thread::ScopedJoinHandle;
 use backstay_archive::place::root_name;
 use backstay_catalog::{App, Clock};
 use backstay_database::{Dump, DumpRecord};
-use backstay_model::{Code, Error, Origin, Progress as _, Result};
+use backstay_model::{Code, Error, Origin, Phase, Progress as _, Result};
 use backstay_vault::backup::{SavedStream, SnapshotWriter};
 use jiff::Timestamp;
 
@@ -138,6 +138,9 @@ impl Engine {
             if let Some(home) = still.as_ref().or(app.home.as_ref()) {
                 let files = Files { since, ..Files::of(home) };
                 saved.told.problems.extend(named.iter().flat_map(|named| self.dangling(named, &files)));
+            }
+            if !ways.is_empty() {
+                job.phase(Phase::Dumping);
             }
             for way in ways {
                 job.still_ours()?;
