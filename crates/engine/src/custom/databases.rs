@@ -49,7 +49,7 @@ pub(super) struct Packed {
 }
 
 /// Where dumps go.
-struct Into<'i, 'z> {
+struct Packing<'i, 'z> {
     job: &'i Running<'i>,
     app: &'i App,
     metered: &'i Metered<'i>,
@@ -88,7 +88,7 @@ impl Engine {
         }
         let limits = self.limits(&app.config.plan);
         let counted = Metered::new(metered, job.cancel(), limits.databases);
-        let mut into = Into { job, app, metered, counted, zip, time, files };
+        let mut into = Packing { job, app, metered, counted, zip, time, files };
         begun.sort_by_key(|begun| begun.waits);
         for begun in begun {
             self.pack_database(begun, &mut into, &mut packed, &mut told)?;
@@ -108,7 +108,7 @@ impl Engine {
     fn pack_database(
         &self,
         begun: Begun<'_, '_>,
-        into: &mut Into<'_, '_>,
+        into: &mut Packing<'_, '_>,
         packed: &mut Packed,
         told: &mut Told,
     ) -> Result<()> {
