@@ -10,12 +10,14 @@
 use std::collections::BTreeSet;
 use std::os::fd::AsFd as _;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use backstay_catalog::App;
 use backstay_database::{Database, Dump, Endpoint, Kind};
 use backstay_model::app::Reference;
 use backstay_model::{Cancel, Error, Problem, ProblemKind, Result};
 use backstay_tree::beneath::Root;
+use backstay_tree::fs::FileTime;
 use jiff::Timestamp;
 
 use super::linked::options;
@@ -25,6 +27,8 @@ use crate::state::Engine;
 const PATHS_MAX: usize = 1_000_000;
 /// Paths that are named in what is told.
 const NAMED: usize = 20;
+/// Several ticks of a kernel.
+const TICK: Duration = Duration::from_millis(50);
 /// Where WordPress may lie in a home.
 const WORDPRESS: [&str; 3] = ["", "site/wwwroot", "wordpress"];
 const UPLOADS: &str = "wp-content/uploads";
@@ -177,8 +181,18 @@ fn lies_there(engine: &Engine, root: &Root, plain: &Path, files: &Files<'_>) -> 
     }
     let (Some(folder), Some(name)) = (plain.parent(), plain.file_name()) else { return false };
     let stat = root.open_dir(folder).ok().and_then(|dir| engine.fs.stat(dir.as_fd(), name).ok());
-    // Time stamps of files are coarser than the clock.
-    stat.is_some_and(|stat| files.since.is_none_or(|since| stat.ctime.secs < since.as_second()))
+    stat.is_some_and(|stat| files.since.is_none_or(|since| is_before(stat.ctime, since)))
+}
+
+/// Whether a file was changed before a time for certain: its stamps are as coarse as the ticks of the kernel, on some file systems as
+/// seconds.
+fn is_before(changed: FileTime, time: Timestamp) -> bool {
+    let whole_seconds = changed.nanos == 0;
+    let stamp = i128::from(changed.secs) * 1_000_000_000 + i128::from(changed.nanos);
+    match whole_seconds {
+        true => changed.secs < time.as_second(),
+        false => stamp + TICK.as_nanos().cast_signed() < time.as_nanosecond(),
+    }
 }
 
 /// The uploads of a WordPress in a home, relative to that.
@@ -199,4 +213,24 @@ fn wordpress_rule(database: &mut dyn Database, connection: &str, uploads: &str) 
         query: format!("SELECT meta_value FROM `{table}` WHERE meta_key = '_wp_attached_file'"),
         folder: uploads.to_owned(),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_was_changed_before_only_where_its_stamp_proves_it() {
+        let time = |secs, millis: i32| Timestamp::new(secs, millis * 1_000_000).unwrap();
+        let stamp = |secs, millis: u32| FileTime { secs, nanos: millis * 1_000_000 };
+        assert!(is_before(stamp(9, 900), time(10, 0)));
+        assert!(is_before(stamp(10, 1), time(10, 900)));
+        for same_tick in [stamp(10, 880), stamp(10, 900), stamp(10, 901), stamp(11, 1)] {
+            assert!(!is_before(same_tick, time(10, 900)));
+        }
+        // A file system that knows no more than seconds.
+        assert!(is_before(stamp(9, 0), time(10, 0)) && !is_before(stamp(10, 0), time(10, 900)));
+        // Before 1970.
+        assert!(is_before(stamp(-2, 500), time(-1, 0)) && !is_before(stamp(-1, 500), time(-1, 0)));
+    }
 }
