@@ -41,7 +41,7 @@ fn write(fs: &dyn FileSystem, folder: &Path, name: &str, bytes: &[u8], how: Rena
         let renamed =
             fill(fs, dir, &temporary, bytes).and_then(|()| give_name(fs, dir, &temporary, name, how));
         if let Err(e) = renamed {
-            // Best effort: what stays is removed by the next writer.
+            // Best effort: what stays is removed by the next writer of that name, of notes by who finds it ([`note_of`]).
             let _stays = fs.unlink(dir, &temporary);
             return Err(e);
         }

@@ -85,7 +85,7 @@ fn sums(shop: &Shop) -> Vec<String> {
     assert!(pg.status.success() && maria.status.success(), "{pg:?} {maria:?}");
     for text in [pg.stdout, maria.stdout] {
         let text = String::from_utf8_lossy(&text).into_owned();
-        // pg_dump draws a new key for each dump; MariaDB's counter stands where it next would, not where it stood.
+        // pg_dump draws a new key for each dump.
         sums.extend(text.lines().filter(|l| !l.contains("restrict ")).map(str::to_owned));
     }
     sums
